@@ -1,0 +1,3 @@
+"""Train, fine-tune, evaluate and compare time-series foundation models on blood glucose at night."""
+
+__version__ = "0.1.0"

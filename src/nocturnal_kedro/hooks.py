@@ -1,0 +1,217 @@
+"""Kedro's hooks: which models run, what is recorded of a run, how a mistake is told."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from pydantic import BaseModel
+
+from nocturnal_kedro.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+RECORDED_PACKAGES = (
+    "nocturnal-kedro",
+    "kedro",
+    "torch",
+    "granite-tsfm",
+    "chronos-forecasting",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "pandas",
+)
+RUN_RECORD = "run_record"
+MODEL_OPTIONS = "params:model_options."
+
+
+class ModelSelection:
+    """Builds the pipelines for the models that the parameter `models` names."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        from nocturnal_kedro.pipeline_registry import select_models
+
+        try:
+            select_models(context.config_loader["parameters"]["models"])
+        except InputError as error:
+            raise _for_the_command_line(error) from error
+
+
+class EntryChecks:
+    """What can be known to be wrong before the first node is told before the first node."""
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        from nocturnal_kedro import plugins
+        from nocturnal_kedro.training.device import require_device
+
+        try:
+            for name in sorted(pipeline.inputs()):
+                if name.startswith(MODEL_OPTIONS):
+                    plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
+                elif name == "params:training":
+                    require_device(catalog.load(name).device)
+        except InputError as error:
+            raise _for_the_command_line(error) from error
+
+
+class RunRecord:
+    """Keeps what made a run: command, versions, commit, hardware, parameters, seconds per stage.
+
+    The record is the dataset `run_record`, written as the run goes on. Stages that this run does
+    not repeat keep the seconds of the run that made them.
+    """
+
+    def __init__(self) -> None:
+        self._record: dict[str, Any] = {}
+        self._started: dict[str, float] = {}
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
+        earlier = catalog.load(RUN_RECORD) if catalog.exists(RUN_RECORD) else {}
+        repeated = set().union(*(node.tags for node in pipeline.nodes))
+        seconds = {k: v for k, v in earlier.get("seconds", {}).items() if k not in repeated}
+        self._record = {
+            "run_id": run_params["run_id"],
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": _command(run_params),
+            "environment": run_params["env"] or "local",
+            "git": _git(Path(run_params["project_path"])),
+            "versions": _versions(),
+            "hardware": {
+                "platform": platform.platform(),
+                "processor": _processor(),
+                "cores": len(os.sched_getaffinity(0)),
+            },
+            "parameters": _plain(catalog.load("parameters")),
+            "seconds": seconds,
+        }
+        catalog.save(RUN_RECORD, self._record)
+
+    @hook_impl
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        self._started[node.name] = time.perf_counter()
+        return {RUN_RECORD: self._record} if RUN_RECORD in inputs and self._record else None
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        seconds = self._record.setdefault("seconds", {})
+        for stage in node.tags:
+            spent = time.perf_counter() - self._started[node.name]
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        catalog.save(RUN_RECORD, self._record)
+        for name in sorted(pipeline.outputs()):
+            if name.endswith(".report"):
+                path = catalog[name]._get_load_path()
+                click.echo(f"Report: {_relative(Path(path))}")
+
+
+class ClearErrors:
+    """On the command line a mistake of the user ends in its message, not in a traceback."""
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise _for_the_command_line(cause) from error
+            cause = cause.__cause__
+
+
+def _for_the_command_line(error: InputError) -> Exception:
+    """The same error, as click shows it where click is at work."""
+    on_command_line = click.get_current_context(silent=True) is not None
+    return click.ClickException(str(error)) if on_command_line else error
+
+
+def _command(run_params: dict[str, Any]) -> str:
+    parts = ["kedro", "run"]
+    if run_params["pipeline_names"]:
+        parts.append(f"--pipelines={','.join(run_params['pipeline_names'])}")
+    if run_params["env"]:
+        parts.append(f"--env={run_params['env']}")
+    given = _flatten(run_params["runtime_params"])
+    if given:
+        parts.append("--params=" + ",".join(f"{name}={value}" for name, value in given.items()))
+    return shlex.join(parts)
+
+
+def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            words = isinstance(value, list | tuple)
+            flat[prefix + name] = " ".join(map(str, value)) if words else value
+    return flat
+
+
+def _git(project: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; None where the project is not a git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=project, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}
+
+
+def _versions() -> dict[str, str]:
+    installed = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            installed[package] = "not installed"
+    return installed
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """Parameters as JSON can hold them: records become dicts."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def _relative(path: Path) -> Path:
+    """Relative to where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,1 @@
+"""Metrics are plain functions of reference and forecast that return unreduced values."""

@@ -1,0 +1,127 @@
+"""Models side by side: the leaderboard, its bootstrap intervals over people, and its ties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
+
+PERSON = ["source", "subject"]
+REFERENCE = "last_value"  # the baseline that skill is measured against
+
+
+class Comparison(BaseModel, extra="forbid", frozen=True):
+    """How the table is made."""
+
+    resamples: int = Field(default=10_000, ge=100)
+    seed: int = 0
+    also_hours: tuple[float, ...] = (6.0,)  # the same columns again up to here, as `*_6h`
+
+
+def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """One row per test split and model, best first.
+
+    Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
+    interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, mae_mg_dl, mape_pct,
+    bias_mg_dl, skill_vs_last_value with its interval, clarke_a_pct, clarke_ab_pct,
+    tied_with_best; and all but the counts again to `also_hours`. All but `rmse_pooled_mg_dl`
+    are subject-macro: each person counts once. Raises `InputError` where models were scored on
+    different nights, or last value is absent.
+    """
+    scores = scores[scores["split"].isin(TEST_SPLITS)]
+    _require_same_nights(scores)
+    tables = []
+    for split, judged in scores.groupby("split"):
+        table = _compare(judged, comparison)
+        for hours in comparison.also_hours:
+            part = _compare(judged[judged["step"] <= hours * STEPS_PER_HOUR], comparison)
+            table = table.join(part.drop(columns=["nights", "subjects"]).add_suffix(f"_{hours:g}h"))
+        table.insert(0, "split", split)
+        tables.append(table.sort_values("rmse_mg_dl").reset_index(names="model"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """The table of one split over the steps given; the index is the model."""
+    by_person = per_person(scores)
+    macro = by_person.groupby("model").mean()
+    rmse_MP = by_person["rmse"].unstack(PERSON)
+    if REFERENCE not in rmse_MP.index:
+        raise InputError(
+            f"'{REFERENCE}' was not scored, and every table carries it; "
+            f"scored: {', '.join(rmse_MP.index)}."
+        )
+    boot_RM = bootstrap_means(rmse_MP.to_numpy(), comparison.resamples, comparison.seed)
+    reference = rmse_MP.index.get_loc(REFERENCE)
+    best = int(np.argmin(rmse_MP.mean(axis=1)))
+    low, high = _interval(boot_RM)
+    skill_low, skill_high = _interval(1 - boot_RM / boot_RM[:, [reference]])
+    worse_low, _ = _interval(boot_RM - boot_RM[:, [best]])
+
+    points = scores.groupby("model")["points"].sum()
+    squared = (scores["mse"] * scores["points"]).groupby(scores["model"]).sum()
+    nights = scores.drop_duplicates(["model", *PERSON]).groupby("model")["nights"].sum()
+    return pd.DataFrame(
+        {
+            "nights": nights,
+            "subjects": by_person.groupby("model").size(),
+            "rmse_mg_dl": macro["rmse"],
+            "rmse_low_mg_dl": low,
+            "rmse_high_mg_dl": high,
+            "rmse_pooled_mg_dl": np.sqrt(squared / points),
+            "mae_mg_dl": macro["mae"],
+            "mape_pct": macro["mape_pct"],
+            "bias_mg_dl": macro["bias"],
+            "skill_vs_last_value": 1 - macro["rmse"] / macro["rmse"].iloc[reference],
+            "skill_low": skill_low,
+            "skill_high": skill_high,
+            "clarke_a_pct": macro["clarke_a_pct"],
+            "clarke_ab_pct": macro["clarke_a_pct"] + macro["clarke_b_pct"],
+            "tied_with_best": worse_low <= 0,
+        },
+        index=rmse_MP.index,
+    )
+
+
+def per_person(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each person's metrics over all steps given, by model, source and subject.
+
+    rmse = sqrt(sum points * mse / sum points); the others are means over points.
+    """
+    measures = [c for c in scores if c in ("mse", "mae", "mape_pct", "bias") or "clarke_" in c]
+    weighted = scores[measures].mul(scores["points"], axis=0)
+    keys = [scores[name] for name in ("model", *PERSON)]
+    means = weighted.groupby(keys).sum().div(scores["points"].groupby(keys).sum(), axis=0)
+    return means.assign(rmse=np.sqrt(means["mse"]))
+
+
+def bootstrap_means(values_MP: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of M models over people drawn with replacement, (resamples, M).
+
+    Every model is averaged over the same draws, so differences are paired. One multinomial
+    draw and one matrix product (Efron 1979).
+    """
+    people = values_MP.shape[1]
+    draws_RP = np.random.default_rng(seed).multinomial(
+        people, np.full(people, 1 / people), size=resamples
+    )
+    return draws_RP @ values_MP.T / people
+
+
+def _interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(samples_RM, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _require_same_nights(scores: pd.DataFrame) -> None:
+    points = scores.pivot(index=["split", *PERSON, "step"], columns="model", values="points")
+    usual = points.mode(axis=1)[0]
+    odd = [str(model) for model in points if not points[model].equals(usual.rename(model))]
+    if odd:
+        raise InputError(
+            f"{', '.join(odd)} was scored on other nights than the rest. Run evaluation again for "
+            f"every model on the same origins."
+        )

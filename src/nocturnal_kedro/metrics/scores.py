@@ -1,0 +1,71 @@
+"""From saved forecasts to scores: means by split, person and step that add up to any table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.clinical import ZONES, clarke_zones
+from nocturnal_kedro.metrics.point import (
+    absolute_error,
+    percentage_error,
+    signed_error,
+    squared_error,
+)
+
+KEY = ["source", "subject", "origin"]
+CELL = ["split", "source", "subject", "step"]
+
+# name in the scores -> function of (reference, forecast) in mg/dL, unreduced
+MEASURES = {
+    "mse": squared_error,
+    "mae": absolute_error,
+    "mape_pct": percentage_error,
+    "bias": signed_error,
+}
+
+
+def score_forecasts(
+    forecasts: pd.DataFrame, origins: pd.DataFrame, experiment: str, model: str
+) -> pd.DataFrame:
+    """One row per split, source, subject and step, over that cell's observed points.
+
+    Columns: experiment, model, split, source, subject, step, nights (of the subject in the
+    split), points, each of MEASURES and clarke_{a..e}_pct. Raises `InputError` if an origin of
+    the forecasts is unknown, or a forecast is missing or not finite.
+    """
+    judged = forecasts.merge(origins, on=KEY, how="left", validate="many_to_one")
+    _require_complete(judged, model)
+    judged["nights"] = judged.groupby(["split", "source", "subject"])["origin"].transform("nunique")
+    judged = judged[judged["target_mg_dl"].notna()]
+    reference, forecast = judged["target_mg_dl"].to_numpy(), judged["forecast_mg_dl"].to_numpy()
+
+    values = {name: measure(reference, forecast) for name, measure in MEASURES.items()}
+    zones = clarke_zones(reference, forecast)
+    values |= {f"clarke_{zone.lower()}_pct": 100.0 * (zones == zone) for zone in ZONES}
+    cells = judged[[*CELL, "nights"]].assign(points=1, **values)
+    means = cells.groupby([*CELL, "nights"]).agg(
+        points=("points", "sum"), **{name: (name, "mean") for name in values}
+    )
+    scores = means.reset_index()
+    scores.insert(0, "experiment", experiment)
+    scores.insert(1, "model", model)
+    return scores
+
+
+def _require_complete(judged: pd.DataFrame, model: str) -> None:
+    if judged["split"].isna().any():
+        lost = judged[judged["split"].isna()].iloc[0]
+        raise InputError(
+            f"forecasts of '{model}' hold an origin that is not in the frozen table: subject "
+            f"'{lost['subject']}', {lost['origin']}. Run data_processing and evaluation again."
+        )
+    bad = judged[~np.isfinite(judged["forecast_mg_dl"])]
+    if len(bad):
+        first = bad.iloc[0]
+        raise InputError(
+            f"{len(bad)} forecasts of '{model}' are not finite, the first for subject "
+            f"'{first['subject']}', origin {first['origin']}, step {first['step']}. Its training "
+            f"diverged: lower its learning_rate."
+        )

@@ -1,0 +1,60 @@
+"""The experiments, and the pipelines that `kedro run --pipelines=NAME` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+from kedro.framework.project import pipelines as project_pipelines
+from kedro.pipeline import Pipeline
+
+from nocturnal_kedro import plugins
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.pipelines import data_processing, evaluation, reporting, training
+
+# One row per experiment; each is composed of the same four pipelines.
+EXPERIMENTS = ("nocturnal_point",)
+DEFAULT = "nocturnal_point"
+
+_selected: list[tuple[str, ...]] = []
+
+
+def select_models(names: str | Sequence[str]) -> None:
+    """Make pipelines for these models only; every baseline runs beside them anyway.
+
+    `names` is the parameter `models`: a list, or names separated by spaces. Raises `InputError`
+    on an unknown name.
+    """
+    wanted = names.split() if isinstance(names, str) else list(names)
+    baselines = plugins.names("baseline")
+    for name in wanted:
+        if name not in baselines:
+            plugins.require("model", name)
+    models = tuple(dict.fromkeys(name for name in wanted if name not in baselines))
+    if not wanted:
+        raise InputError(
+            f"'models' is empty; name one or more of {', '.join(plugins.names('model'))}, e.g. "
+            f'--params="models=ttm".'
+        )
+    _selected[:] = [models]
+    project_pipelines.configure(__name__)  # forget pipelines made for another selection
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Every pipeline by name; `__default__` is the main experiment, whole."""
+    models = _selected[0] if _selected else plugins.names("model")
+    baselines = plugins.names("baseline")
+    stages = {
+        "data_processing": [data_processing.create_pipeline()],
+        "training": [training.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
+        "evaluation": [evaluation.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
+        "reporting": [reporting.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
+    }
+    registered = {name: reduce(add, parts) for name, parts in stages.items()}
+    for number, experiment in enumerate(EXPERIMENTS):
+        registered[experiment] = registered["data_processing"] + reduce(
+            add, (stages[stage][number] for stage in ("training", "evaluation", "reporting"))
+        )
+    registered["__default__"] = registered[DEFAULT]
+    return registered

@@ -1,0 +1,1 @@
+"""The four stages; an experiment is their sum."""

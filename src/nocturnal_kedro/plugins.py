@@ -1,0 +1,45 @@
+"""A folder of modules is the list of what can be named: sources, models, baselines."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nocturnal_kedro.errors import InputError, require_known
+
+KINDS = {"source": "sources", "model": "models", "baseline": "baselines"}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Names of every plug-in of a kind: its folder's modules that do not start with `_`."""
+    package = importlib.import_module(f"nocturnal_kedro.{KINDS[kind]}")
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
+
+
+def require(kind: str, name: str) -> str:
+    """Return `name` if there is such a plug-in; otherwise raise `InputError` with the known."""
+    return require_known(kind, name, names(kind))
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Import one plug-in; an unknown name raises `InputError` with the known ones."""
+    require(kind, name)
+    return importlib.import_module(f"nocturnal_kedro.{KINDS[kind]}.{name}")
+
+
+def options(kind: str, name: str, given: dict[str, Any] | None) -> BaseModel:
+    """The plug-in's `Options`, with its defaults and what was `given` over them."""
+    try:
+        return load(kind, name).Options.model_validate(given or {})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {fault['input']!r})"
+            for fault in error.errors()
+        )
+        allowed = ", ".join(load(kind, name).Options.model_fields)
+        raise InputError(f"options of {kind} '{name}': {faults}. Allowed: {allowed}.") from error

@@ -1,0 +1,1 @@
+"""From irregular readings to leak-free windows: schema, grid, physiology, splits, origins."""

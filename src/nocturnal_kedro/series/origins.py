@@ -1,0 +1,158 @@
+"""Forecast origins: who is asked to be forecast from when, frozen once for every model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY, TEST_SPLITS, make_tally
+
+
+class Task(BaseModel, extra="forbid", frozen=True):
+    """The question asked of every model: from when, how far back, how far ahead."""
+
+    anchor: Literal["midnight"] = "midnight"
+    context_steps: int = Field(default=512, ge=STEPS_PER_DAY)
+    horizon_steps: int = Field(default=96, ge=1)
+    coverage: float = Field(default=0.8, ge=0, le=1)  # of the last 24 h, and of the horizon
+
+
+def build_origins(
+    corpus: Corpus, splits: pd.DataFrame, task: Task
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The eligible origins at the anchor, and a tally of the nights that are not.
+
+    Returns a frame source, subject, origin, split and a tally source, subject, stage, reason,
+    rows. Raises `InputError` if no test split has a night.
+    """
+    rejected = reject_origins(corpus, splits, task)
+    anchored = np.flatnonzero(corpus.slot_of_day_T == 0)
+    person = np.searchsorted(corpus.people["last"].to_numpy(), anchored, side="right")
+    people = corpus.people.iloc[person].reset_index(drop=True)
+    steps = anchored - people["first"].to_numpy()
+    nights = pd.DataFrame(
+        {
+            "source": people["source"],
+            "subject": people["subject"],
+            "origin": people["start"] + steps * SLOT,
+            "split": rejected["split"].to_numpy()[anchored],
+            "reason": rejected["reason"].to_numpy()[anchored],
+        }
+    )
+    kept = nights[nights["reason"] == ""].drop(columns="reason").reset_index(drop=True)
+    counts = (
+        nights.assign(reason=nights["reason"].replace("", "nights kept"))
+        .groupby(["source", "subject", "reason"])
+        .size()
+        .reset_index(name="rows")
+    )
+    tally = pd.concat(
+        [
+            make_tally([(r.subject, "nights", r.reason, r.rows) for r in rows.itertuples()]).assign(
+                source=source
+            )
+            for source, rows in counts.groupby("source")
+        ],
+        ignore_index=True,
+    )
+    if not kept["split"].isin(TEST_SPLITS).any():
+        reasons = nights["reason"].value_counts()
+        raise InputError(
+            f"no eligible night to test on among {len(nights)} midnights: "
+            + "; ".join(f"{count} {reason or 'kept for training'}" for reason, count in reasons.items())
+            + ". Give more days of data, or lower task.coverage."
+        )
+    return kept, tally[["source", "subject", "stage", "reason", "rows"]]
+
+
+def eligible_rows(corpus: Corpus, splits: pd.DataFrame, task: Task, split: str) -> np.ndarray:
+    """Every row of the corpus from which a window of `split` may be forecast (int64)."""
+    rejected = reject_origins(corpus, splits, task)
+    fits = (rejected["reason"] == "") & (rejected["split"] == split)
+    return np.flatnonzero(fits.to_numpy())
+
+
+def reject_origins(corpus: Corpus, splits: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """For every row as an origin: its split and why it is not eligible ("" where it is).
+
+    Eligible: the 24 h up to the origin and the whole horizon lie in one split, and of both at
+    least `coverage` of the sensor's readings are there. A context longer than 24 h is cut at the
+    start of the split when the window is gathered, so that no window straddles a boundary.
+    """
+    rows = np.arange(len(corpus.values_TC))
+    first, last, split = _segment_of_rows(corpus, splits)
+    per_reading = np.repeat(
+        corpus.people["sampling_steps"].to_numpy(),
+        (corpus.people["last"] - corpus.people["first"]).to_numpy(),
+    )
+
+    glucose = corpus.observed_TC[:, 0]
+    total = np.concatenate([[0], np.cumsum(glucose)])
+    before = np.maximum(rows + 1 - STEPS_PER_DAY, 0)
+    after = np.minimum(rows + 1 + task.horizon_steps, len(rows))
+    # A late reading of the origin's own slot was taken after the origin: not in the context.
+    in_context = total[rows + 1] - total[before] - (glucose & corpus.late_T)
+    in_horizon = total[after] - total[np.minimum(rows + 1, len(rows))]
+
+    straddles = (rows + 1 - STEPS_PER_DAY < first) | (rows + 1 + task.horizon_steps > last)
+    context_thin = in_context * per_reading < task.coverage * STEPS_PER_DAY
+    horizon_thin = in_horizon * per_reading < task.coverage * task.horizon_steps
+    percent = f"{100 * task.coverage:g} %"
+    reason = np.select(
+        [straddles, context_thin, horizon_thin],
+        [
+            "window crosses the start, the end or a split boundary",
+            f"under {percent} of the 24 h before observed",
+            f"under {percent} of the horizon observed",
+        ],
+        default="",
+    )
+    return pd.DataFrame({"split": split, "reason": reason, "first": first, "last": last})
+
+
+def _segment_of_rows(
+    corpus: Corpus, splits: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First row, last row (half open) and name of the split that each row lies in."""
+    length = len(corpus.values_TC)
+    first, last = np.zeros(length, np.int64), np.zeros(length, np.int64)
+    split = np.full(length, "", dtype=object)
+    for person in corpus.people.itertuples():
+        own = splits[(splits["source"] == person.source) & (splits["subject"] == person.subject)]
+        for segment in own.itertuples():
+            begin, end = (
+                int(np.clip(person.first + (moment - person.start) // SLOT, person.first, person.last))
+                for moment in (segment.start, segment.end)
+            )
+            first[begin:end], last[begin:end], split[begin:end] = begin, end, segment.split
+    return first, last, split
+
+
+def rows_of_split(corpus: Corpus, splits: pd.DataFrame, split: str) -> np.ndarray:
+    """Every row of the corpus that lies in `split` (int64)."""
+    return np.flatnonzero(_segment_of_rows(corpus, splits)[2] == split)
+
+
+def segment_starts(corpus: Corpus, splits: pd.DataFrame) -> np.ndarray:
+    """First row of the split segment of every row (int64): where a context must be cut."""
+    return _segment_of_rows(corpus, splits)[0]
+
+
+def origin_rows(corpus: Corpus, origins: pd.DataFrame) -> np.ndarray:
+    """The corpus row of every origin, in the order of the table (int64)."""
+    people = corpus.people[["source", "subject", "start", "first"]]
+    joined = origins[["source", "subject", "origin"]].merge(
+        people, on=["source", "subject"], how="left", validate="many_to_one"
+    )
+    if joined["first"].isna().any():
+        lost = joined[joined["first"].isna()].iloc[0]
+        raise InputError(
+            f"origin of subject '{lost['subject']}' (source '{lost['source']}') is not in the "
+            f"corpus. Corpus and origins come from different runs: run data_processing again."
+        )
+    return (joined["first"] + (joined["origin"] - joined["start"]) // SLOT).to_numpy(np.int64)

@@ -1,0 +1,110 @@
+"""The frames that every room agrees on: readings, series, splits, origins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+STEP_MINUTES = 5
+STEPS_PER_HOUR = 60 // STEP_MINUTES
+STEPS_PER_DAY = 24 * STEPS_PER_HOUR
+SLOT = pd.Timedelta(minutes=STEP_MINUTES)
+
+MG_DL_PER_MMOL_L = 18.0182
+GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL = 40.0, 400.0
+
+SPLITS = ("train", "validation", "temporal", "patient")
+TEST_SPLITS = ("patient", "temporal")
+
+# What a source may say about one moment; NaN means that it says nothing.
+READING_COLUMNS = (
+    "glucose_mg_dl",
+    "basal_u_h",
+    "basal_minutes",
+    "bolus_u",
+    "carbs_g",
+    "steps",
+    "heart_rate",
+)
+# What the series holds for one 5-minute slot; NaN means unobserved.
+SERIES_CHANNELS = ("glucose_mg_dl", "basal_u_h", "bolus_u", "carbs_g", "steps", "heart_rate")
+
+TALLY_COLUMNS = ("subject", "stage", "reason", "rows")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a source read: irregular canonical rows, and a tally of every row dropped or mended."""
+
+    frame: pd.DataFrame  # subject, time and READING_COLUMNS, in any order of rows
+    tally: pd.DataFrame  # TALLY_COLUMNS
+
+
+def make_tally(entries: list[tuple[str, str, str, int]]) -> pd.DataFrame:
+    """A tally frame from (subject, stage, reason, rows); entries of zero rows are left out."""
+    return pd.DataFrame([entry for entry in entries if entry[3]], columns=list(TALLY_COLUMNS))
+
+
+def readings_frame(columns: dict[str, Any]) -> pd.DataFrame:
+    """A readings frame in canonical dtypes; columns that a source does not know become NaN."""
+    length = len(columns["time"])
+    frame = pd.DataFrame(
+        {"subject": columns["subject"], "time": np.asarray(columns["time"], "datetime64[ns]")},
+        index=pd.RangeIndex(length),
+    )
+    for name in READING_COLUMNS:
+        frame[name] = np.asarray(columns.get(name, np.full(length, np.nan)), dtype=np.float64)
+    return frame
+
+
+def _channel(low: float, high: float) -> pa.Column:
+    return pa.Column(float, pa.Check.in_range(low, high), nullable=True)
+
+
+_KEY = {"source": pa.Column(str), "subject": pa.Column(str)}
+
+SERIES = pa.DataFrameSchema(
+    {
+        **_KEY,
+        "time": pa.Column("datetime64[ns]", pa.Check(lambda t: t.dt.floor("5min") == t)),
+        "glucose_mg_dl": _channel(GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL),
+        "glucose_clipped": pa.Column(bool),
+        "glucose_late": pa.Column(bool),
+        "basal_u_h": _channel(0, 50),
+        "bolus_u": _channel(0, 100),
+        "carbs_g": _channel(0, 1000),
+        "steps": _channel(0, 5000),
+        "heart_rate": _channel(20, 260),
+        "insulin_flagged": pa.Column(bool),
+    },
+    unique=["source", "subject", "time"],
+    strict=True,
+    ordered=True,
+)
+
+SPLIT_TABLE = pa.DataFrameSchema(
+    {
+        **_KEY,
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+        "start": pa.Column("datetime64[ns]"),
+        "end": pa.Column("datetime64[ns]"),
+    },
+    checks=pa.Check(lambda frame: frame["start"] < frame["end"], error="start must precede end"),
+    strict=True,
+    ordered=True,
+)
+
+ORIGIN_TABLE = pa.DataFrameSchema(
+    {
+        **_KEY,
+        "origin": pa.Column("datetime64[ns]"),
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+    },
+    unique=["source", "subject", "origin"],
+    strict=True,
+    ordered=True,
+)

@@ -1,0 +1,11 @@
+"""Kedro's project settings: https://docs.kedro.org."""
+
+from nocturnal_kedro.hooks import ClearErrors, EntryChecks, ModelSelection, RunRecord
+
+HOOKS = (ModelSelection(), EntryChecks(), RunRecord(), ClearErrors())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
+}

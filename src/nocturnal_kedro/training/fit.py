@@ -1,0 +1,273 @@
+"""Fit a model or a baseline on the training split, and forecast from an artifact of either."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nocturnal_kedro import plugins
+from nocturnal_kedro.baselines import UNSEEN, History, Nights
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.models import QUANTILE_LEVELS, Artifact
+from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.origins import (
+    Task,
+    eligible_rows,
+    origin_rows,
+    rows_of_split,
+    segment_starts,
+)
+from nocturnal_kedro.series.schema import STEPS_PER_DAY, STEPS_PER_HOUR
+from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
+from nocturnal_kedro.training.device import TORCH_NAME, require_device
+from nocturnal_kedro.training.loop import train
+from nocturnal_kedro.training.options import Training
+
+FORECAST_BATCH = 256  # windows at a time
+
+
+def fit_model(
+    name: str,
+    given: dict[str, Any],
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    task: Task,
+    training: Training,
+) -> Artifact:
+    """Train the model from fresh weights; `given` are its options that differ from the defaults.
+
+    Raises `InputError` on unusable options, an absent device, no window, or a diverging loss.
+    """
+    started = time.perf_counter()
+    options: Any = plugins.options("model", name, given)
+    torch.manual_seed(training.seed)
+    torch.use_deterministic_algorithms(training.device == "cpu")
+
+    gatherer = _gatherer(corpus, splits, task, fit_scaler(corpus, splits), training.device)
+    train_rows = near_anchor(corpus, eligible_rows(corpus, splits, task, "train"), training)
+    validation_rows = origin_rows(corpus, origins[origins["split"] == "validation"])
+    _require_windows(name, train_rows, validation_rows)
+
+    module = plugins.load("model", name).build(options, task)
+    trained = train(
+        module, gatherer, train_rows, validation_rows, training, options.learning_rate, name
+    )
+    return Artifact(
+        name=name,
+        kind="model",
+        options=options.model_dump(),
+        scaler=gatherer.scaler,
+        people=trained_people(splits),
+        state={key: value.numpy() for key, value in trained.state.items()},
+        record={
+            "corpus": corpus.fingerprint,
+            "task": task.model_dump(),
+            "training": training.model_dump(),
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "windows": len(train_rows),
+            "best_epoch": trained.best_epoch,
+            "train_seconds": time.perf_counter() - started,
+        },
+        log=trained.log,
+    )
+
+
+def fit_baseline(
+    name: str,
+    given: dict[str, Any],
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    task: Task,
+) -> Artifact:
+    """Fit a baseline to the training rows and the training nights."""
+    started = time.perf_counter()
+    options = plugins.options("baseline", name, given)
+    gatherer = _gatherer(corpus, splits, task, fit_scaler(corpus, splits), "cpu")
+    people = trained_people(splits)
+    history = _history(corpus, splits, origins, gatherer, people)
+    state = plugins.load("baseline", name).fit(history, options)
+    return Artifact(
+        name=name,
+        kind="baseline",
+        options=options.model_dump(),
+        scaler=gatherer.scaler,
+        people=people,
+        state=state,
+        record={
+            "corpus": corpus.fingerprint,
+            "task": task.model_dump(),
+            "parameters": sum(array.size for array in state.values()),
+            "train_seconds": time.perf_counter() - started,
+        },
+        log=pd.DataFrame(),
+    )
+
+
+def forecast(
+    artifact: Artifact,
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Forecast every origin: source, subject, origin, step, target_mg_dl, forecast_mg_dl.
+
+    Quantile models add q0.01 ... q0.99. One row per origin and step, in mg/dL, never clipped;
+    the target is NaN where unobserved. Raises `InputError` if the artifact was fitted to another
+    corpus, whose people could be among those tested here.
+    """
+    if artifact.record["corpus"] != corpus.fingerprint:
+        raise InputError(
+            f"'{artifact.name}' was fitted to another corpus ({artifact.record['corpus'][:12]}) "
+            f"than this one ({corpus.fingerprint[:12]}). Run the training pipeline again."
+        )
+    task = Task.model_validate(artifact.record["task"])
+    if artifact.kind == "baseline":
+        device = "cpu"  # baselines are numpy
+    gatherer = _gatherer(corpus, splits, task, artifact.scaler, device)
+    rows = torch.from_numpy(origin_rows(corpus, origins))
+    answer = _answer_model if artifact.kind == "model" else _answer_baseline
+    target_NH, point_NH, quantiles_NHQ = answer(artifact, corpus, gatherer, rows)
+
+    horizon = task.horizon_steps
+    frame = origins.loc[origins.index.repeat(horizon), ["source", "subject", "origin"]]
+    frame = frame.reset_index(drop=True)
+    frame["step"] = np.tile(np.arange(1, horizon + 1), len(origins))
+    frame["target_mg_dl"] = target_NH.ravel()
+    frame["forecast_mg_dl"] = point_NH.ravel()
+    if quantiles_NHQ is not None:
+        names = [f"q{level:g}" for level in QUANTILE_LEVELS]
+        frame[names] = quantiles_NHQ.reshape(-1, len(names))
+    return frame
+
+
+def fit_scaler(corpus: Corpus, splits: pd.DataFrame) -> Scaler:
+    """The scaler of the training rows, and of no other row."""
+    return Scaler.fit(corpus, rows_of_split(corpus, splits, "train"))
+
+
+def trained_people(splits: pd.DataFrame) -> tuple[str, ...]:
+    """'source/subject' of everybody with a training segment."""
+    train = splits[splits["split"] == "train"]
+    return tuple(sorted(set(train["source"] + "/" + train["subject"])))
+
+
+def near_anchor(corpus: Corpus, rows: np.ndarray, training: Training) -> np.ndarray:
+    """Those rows whose clock time lies within `anchor_hours` of midnight."""
+    slot = corpus.slot_of_day_T[rows].astype(int)
+    distance = np.minimum(slot, STEPS_PER_DAY - slot)
+    return rows[distance <= training.anchor_hours * STEPS_PER_HOUR]
+
+
+def _gatherer(
+    corpus: Corpus, splits: pd.DataFrame, task: Task, scaler: Scaler, device: str
+) -> WindowGatherer:
+    require_device(device)
+    return WindowGatherer(
+        corpus, segment_starts(corpus, splits), scaler, task, TORCH_NAME[device]
+    )
+
+
+def _require_windows(name: str, train_rows: np.ndarray, validation_rows: np.ndarray) -> None:
+    for what, rows in (("training", train_rows), ("validation", validation_rows)):
+        if not len(rows):
+            raise InputError(
+                f"model '{name}': no window is left for {what}. Give more people or days, change "
+                f"the shares under 'splits', or lower task.coverage."
+            )
+
+
+def _history(
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    gatherer: WindowGatherer,
+    people: tuple[str, ...],
+) -> History:
+    rows = rows_of_split(corpus, splits, "train")
+    rows_of_nights = origin_rows(corpus, origins[origins["split"] == "train"])
+    batch = gatherer.gather(torch.from_numpy(rows_of_nights))
+    return History(
+        glucose_T=np.where(corpus.observed_TC[rows, 0], corpus.values_TC[rows, 0], np.nan),
+        person_T=_person_index(corpus, people)[rows],
+        slot_of_day_T=corpus.slot_of_day_T[rows].astype(int),
+        people=len(people),
+        nights=_nights(corpus, gatherer, rows_of_nights, batch, people),
+        target_NH=_observed_target(gatherer, batch),
+    )
+
+
+def _nights(
+    corpus: Corpus,
+    gatherer: WindowGatherer,
+    rows: np.ndarray,
+    batch: Batch,
+    people: tuple[str, ...],
+) -> Nights:
+    """The same windows that the models get, glucose alone and back in mg/dL."""
+    glucose_NL = gatherer.scaler.to_mg_dl(batch.context_BLC[..., 0].double())
+    unobserved_NL = ~batch.context_observed_BLC[..., 0]
+    return Nights(
+        glucose_NL=glucose_NL.masked_fill(unobserved_NL, torch.nan).numpy(),
+        person_N=_person_index(corpus, people)[rows],
+        slot_of_day_N=corpus.slot_of_day_T[rows].astype(int),
+        horizon=gatherer.task.horizon_steps,
+    )
+
+
+def _person_index(corpus: Corpus, people: tuple[str, ...]) -> np.ndarray:
+    """For every row of the corpus the index of its person among `people`, or UNSEEN."""
+    index = {person: number for number, person in enumerate(people)}
+    names = corpus.people["source"] + "/" + corpus.people["subject"]
+    lengths = (corpus.people["last"] - corpus.people["first"]).to_numpy()
+    return np.repeat([index.get(name, UNSEEN) for name in names], lengths)
+
+
+def _observed_target(gatherer: WindowGatherer, batch: Batch) -> np.ndarray:
+    target_NH = gatherer.scaler.to_mg_dl(batch.target_BH.double())
+    return target_NH.masked_fill(~batch.target_observed_BH, torch.nan).cpu().numpy()
+
+
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@torch.no_grad()
+def _answer_model(
+    artifact: Artifact, corpus: Corpus, gatherer: WindowGatherer, rows: torch.Tensor
+) -> Answer:
+    options = plugins.options("model", artifact.name, artifact.options)
+    module = plugins.load("model", artifact.name).build(options, gatherer.task)
+    module.load_state_dict({key: torch.from_numpy(v) for key, v in artifact.state.items()})
+    module.to(gatherer.device).eval()
+    targets, points, quantiles = [], [], []
+    for part in rows.split(FORECAST_BATCH):
+        batch = gatherer.gather(part.to(gatherer.device))
+        answer = module(batch)
+        targets.append(_observed_target(gatherer, batch))
+        points.append(_to_numpy(gatherer, answer.point_BH))
+        if answer.quantiles_BHQ is not None:
+            quantiles.append(_to_numpy(gatherer, answer.quantiles_BHQ))
+    return (
+        np.concatenate(targets),
+        np.concatenate(points),
+        np.concatenate(quantiles) if quantiles else None,
+    )
+
+
+def _answer_baseline(
+    artifact: Artifact, corpus: Corpus, gatherer: WindowGatherer, rows: torch.Tensor
+) -> Answer:
+    batch = gatherer.gather(rows)
+    nights = _nights(corpus, gatherer, rows.numpy(), batch, artifact.people)
+    point_NH = plugins.load("baseline", artifact.name).forecast(artifact.state, nights)
+    return _observed_target(gatherer, batch), point_NH, None
+
+
+def _to_numpy(gatherer: WindowGatherer, scaled: torch.Tensor) -> np.ndarray:
+    return gatherer.scaler.to_mg_dl(scaled.double()).cpu().numpy()

@@ -1,0 +1,184 @@
+"""THE loop: seed, optimizer, prepare, step, validate, keep the best, return a value."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.series.windows import Batch, WindowGatherer
+from nocturnal_kedro.training.device import TORCH_NAME, require_device
+from nocturnal_kedro.training.options import Training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best weights seen on validation, and the way there."""
+
+    state: dict[str, Tensor]
+    log: pd.DataFrame  # epoch, train_loss, validation_loss, validation_rmse, learning_rate, seconds
+    best_epoch: int
+
+
+def train(
+    module: nn.Module,
+    gatherer: WindowGatherer,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    training: Training,
+    learning_rate: float,
+    name: str,
+) -> Trained:
+    """Fit `module` to windows at `train_rows`; early stopping sees `validation_rows` alone.
+
+    Rows are origins in the gatherer's corpus (int64). Selection is by validation RMSE, in scaled
+    units. Raises `InputError` when the loss is no longer finite.
+    """
+    total_steps = training.epochs * training.steps_per_epoch
+    accelerator = start_accelerator(training)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=learning_rate, weight_decay=training.weight_decay
+    )
+    # A prepared scheduler would step once per process: it stays as it is.
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, total_steps, training.warmup_share)
+    )
+    module, optimizer = accelerator.prepare(module, optimizer)
+
+    batches = draw_rows(train_rows, training.batch_size, training.seed)
+    epochs: list[dict[str, float]] = []
+    best_rmse, best_epoch, best_state = math.inf, 0, {}
+    started = time.perf_counter()
+    with progress(total_steps, name) as bar:
+        for epoch in range(1, training.epochs + 1):
+            module.train()
+            losses = []
+            for _ in range(training.steps_per_epoch):
+                batch = gatherer.gather(next(batches).to(accelerator.device))
+                loss = masked_mean(
+                    pointwise_loss(module(batch), batch), batch.target_observed_BH, accelerator
+                )
+                if not torch.isfinite(loss):
+                    raise InputError(
+                        f"model '{name}': the loss is {loss.item()} in epoch {epoch}. Lower "
+                        f"model_options.{name}.learning_rate (now {learning_rate:g})."
+                    )
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(module.parameters(), training.clip_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
+                bar.update()
+                bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.3f}", rmse=f"{best_rmse:.3f}")
+
+            validation_loss, rmse = validate(module, gatherer, validation_rows, training.batch_size)
+            epochs.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": float(np.mean(losses)),
+                    "validation_loss": validation_loss,
+                    "validation_rmse": rmse,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": time.perf_counter() - started,
+                }
+            )
+            if rmse < best_rmse:
+                best_rmse, best_epoch = rmse, epoch
+                best_state = {
+                    key: value.detach().cpu().clone()
+                    for key, value in accelerator.unwrap_model(module).state_dict().items()
+                }
+            if epoch - best_epoch >= training.patience:
+                break
+    return Trained(best_state, pd.DataFrame(epochs), best_epoch)
+
+
+def start_accelerator(training: Training) -> Accelerator:
+    """An accelerator on the device that was asked for, or an error: never another one."""
+    require_device(training.device)
+    accelerator = Accelerator(cpu=training.device == "cpu")
+    expected = TORCH_NAME[training.device]
+    if accelerator.device.type != expected or accelerator.num_processes != 1:
+        raise InputError(
+            f"training asked for one process on {expected} and got "
+            f"{accelerator.num_processes} on {accelerator.device}. Unset the ACCELERATE_* and "
+            f"WORLD_SIZE variables of the environment, or start with `kedro run` alone."
+        )
+    return accelerator
+
+
+def draw_rows(rows: np.ndarray, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of origins for ever, each origin once before any comes twice."""
+    generator = np.random.default_rng(seed)
+    queue = np.empty(0, np.int64)
+    while True:
+        while len(queue) < batch_size:
+            queue = np.concatenate([queue, generator.permutation(rows)])
+        yield torch.from_numpy(queue[:batch_size])
+        queue = queue[batch_size:]
+
+
+def warmup_cosine(step: int, total_steps: int, warmup_share: float) -> float:
+    """Share of the learning rate: up in a line, then down along half a cosine to 0."""
+    warmup = warmup_share * total_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(total_steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def pointwise_loss(forecast: Forecast, batch: Batch) -> Tensor:
+    """Loss of every point, (B, H): pinball over the quantiles, or squared error without any."""
+    if forecast.quantiles_BHQ is None:
+        return (forecast.point_BH - batch.target_BH) ** 2
+    level_Q = forecast.quantiles_BHQ.new_tensor(QUANTILE_LEVELS)
+    short_BHQ = batch.target_BH[..., None] - forecast.quantiles_BHQ
+    return 2 * torch.maximum(level_Q * short_BHQ, (level_Q - 1) * short_BHQ).mean(dim=-1)
+
+
+def masked_mean(values: Tensor, observed: Tensor, accelerator: Accelerator) -> Tensor:
+    """Mean over the observed points of all processes; the mean of their means would differ."""
+    count = accelerator.reduce(observed.sum(), reduction="sum").clamp(min=1)
+    # Gradients are averaged over processes, so each one's sum is scaled up by their number.
+    return (values * observed).sum() * accelerator.num_processes / count
+
+
+@torch.no_grad()
+def validate(
+    module: nn.Module, gatherer: WindowGatherer, rows: np.ndarray, batch_size: int
+) -> tuple[float, float]:
+    """Mean loss and RMSE over the observed points of all windows, in scaled units."""
+    module.eval()
+    loss = squared = count = 0.0
+    for part in torch.from_numpy(rows).split(batch_size):
+        batch = gatherer.gather(part.to(gatherer.device))
+        forecast = module(batch)
+        observed = batch.target_observed_BH
+        loss += (pointwise_loss(forecast, batch) * observed).sum().item()
+        squared += (((forecast.point_BH - batch.target_BH) ** 2) * observed).sum().item()
+        count += observed.sum().item()
+    return loss / count, math.sqrt(squared / count)
+
+
+def progress(total_steps: int, name: str) -> tqdm:
+    """A bar with speed and time left; in a log file it speaks every 15 seconds only."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=total_steps,
+        desc=f"train {name}",
+        unit="step",
+        mininterval=0.5 if interactive else 15,
+        ncols=None if interactive else 110,
+    )
