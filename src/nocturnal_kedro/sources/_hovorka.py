@@ -14,7 +14,8 @@ STATES = ("s1", "s2", "plasma_insulin", "x1", "x2", "x3", "q1", "q2", "d1", "d2"
 
 # Mean and standard deviation between people: Hovorka et al. 2002 (Am J Physiol 282:E992) and 2004,
 # as tabulated for virtual cohorts by Wilinska et al. 2010 (J Diabetes Sci Technol 4:132) and
-# Boiroux et al. 2012. Drawn log-normally with these two moments, so that all stay positive.
+# Boiroux et al. 2012. Drawn log-normally with these two moments, so that all stay positive. The
+# spread of the glucose volume and of carb absorption, wider or unstated there, is set to 20 %.
 SPREAD: dict[str, tuple[float, float]] = {
     "egp0": (0.0161, 0.0039),  # mmol/kg/min, hepatic glucose output at zero insulin
     "f01": (0.0097, 0.0022),  # mmol/kg/min, glucose flux that needs no insulin
@@ -27,7 +28,7 @@ SPREAD: dict[str, tuple[float, float]] = {
     "sie": (520e-4, 306.2e-4),  # L/mU, of hepatic output
     "ke": (0.14, 0.035),  # 1/min, insulin elimination
     "vi": (0.12, 0.012),  # L/kg, insulin volume
-    "vg": (0.15, 0.033),  # L/kg, glucose volume
+    "vg": (0.16, 0.032),  # L/kg, glucose volume
     "absorption_insulin": (0.018, 0.0045),  # 1/min, 1 / t_max,I
     "absorption_carbs": (0.025, 0.005),  # 1/min, 1 / t_max,G
 }

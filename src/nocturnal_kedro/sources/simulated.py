@@ -50,20 +50,21 @@ SETTLE_DAYS = 1  # simulated before the first day and thrown away
 
 # Clock hour, spread in hours, median grams, chance: three meals and two snacks
 MEALS = (
-    (7.3, 0.6, 38.0, 0.92),
+    (7.3, 0.6, 32.0, 0.92),
     (12.6, 0.7, 55.0, 0.96),
     (18.8, 0.8, 65.0, 0.98),
     (15.8, 0.8, 18.0, 0.45),
-    (21.6, 0.6, 20.0, 0.35),
+    (21.8, 0.7, 20.0, 0.5),
 )
 AWAKE_HOURS = (7.0, 23.0)
 RESCUE_G = 15.0
+LOW_MG_DL, RESCUE_AWAKE_MG_DL = 70.0, 78.0
 INSULIN_MEMORY_MINUTES = 130.0  # by which the person's own reckoning of active insulin fades
 # Breton & Kovatchev 2008 (J Diabetes Sci Technol 2:853): first-order delay and autoregressive
 # noise; the amplitude is that of present sensors, with a mean error of about 8 %.
 SENSOR_DELAY_MINUTES = 10.0
 SENSOR_NOISE_MEMORY = 0.9
-SENSOR_NOISE_SHARE = 0.065
+SENSOR_NOISE_SHARE = 0.055
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -180,17 +181,17 @@ def _draw_life(draw: np.random.Generator, days: int) -> Life:
 
     # Sensitivity: lower in the morning, drifting over hours and days, raised after exercise.
     morning = np.exp(-(((hour - 7.5) / 2.5) ** 2))
-    drift = draw.uniform(0.10, 0.22) * _red_noise(draw, slots, memory_hours=9.0)
-    between_days = draw.uniform(0.05, 0.15) * _red_noise(draw, slots, memory_hours=60.0)
+    drift = draw.uniform(0.22, 0.38) * _red_noise(draw, slots, memory_hours=4.0)
+    between_days = draw.uniform(0.02, 0.10) * _red_noise(draw, slots, memory_hours=60.0)
     exercise = _draw_exercise(draw, days)
-    sensitivity = np.exp(drift + between_days - draw.uniform(0.05, 0.25) * morning) * exercise
+    sensitivity = np.exp(drift + between_days - draw.uniform(0.0, 0.15) * morning) * exercise
 
     # Dawn: hepatic output rises from about four o'clock, and not every day alike.
-    strength = draw.uniform(0.05, 0.35) * draw.lognormal(-0.06, 0.35, size=days)
+    strength = draw.uniform(0.05, 0.25) * draw.lognormal(-0.06, 0.35, size=days)
     dawn = np.exp(-(((hour - 6.0) / 2.2) ** 2)) * np.repeat(strength, STEPS_PER_DAY)
 
     # The pump's profile follows the dawn and the level only as well as it was set.
-    level, follows_dawn = draw.lognormal(0.0, 0.13), draw.uniform(0.2, 1.1)
+    level, follows_dawn = draw.lognormal(-0.12, 0.10), draw.uniform(0.2, 1.1)
     profile = level * (1 + follows_dawn * strength.mean() * np.exp(-(((hour - 5.0) / 2.5) ** 2)))
     return Life(
         carbs_g=carbs,
@@ -200,7 +201,7 @@ def _draw_life(draw: np.random.Generator, days: int) -> Life:
         basal_profile=profile,
         noise=SENSOR_NOISE_SHARE * _autoregressive(draw, slots, SENSOR_NOISE_MEMORY),
         chance=draw.random(slots),
-        ratio_error=draw.lognormal(0.0, 0.15),
+        ratio_error=draw.lognormal(0.05, 0.12),
         correction_error=draw.lognormal(0.15, 0.2),
         logs_rescue=draw.uniform(0.1, 0.7),
     )
@@ -209,13 +210,13 @@ def _draw_life(draw: np.random.Generator, days: int) -> Life:
 def _draw_meals(draw: np.random.Generator, days: int) -> tuple[np.ndarray, np.ndarray]:
     """Carbs eaten and carbs counted, (K,); the count stands in the slot of its bolus."""
     carbs, counted = np.zeros(days * STEPS_PER_DAY), np.zeros(days * STEPS_PER_DAY)
-    appetite, bias = draw.lognormal(0.0, 0.2), draw.lognormal(-0.05, 0.12)
-    missed, late_minutes = draw.uniform(0.02, 0.12), draw.uniform(-10.0, 15.0)
+    appetite, bias = draw.lognormal(0.0, 0.2), draw.lognormal(-0.05, 0.10)
+    missed, late_minutes = draw.uniform(0.02, 0.12), draw.uniform(-18.0, 8.0)
     for hour, spread, grams, likely in MEALS:
         eaten = draw.random(days) < likely
         when = np.arange(days) * 24 + hour + draw.normal(0, spread, size=days)
         size = appetite * grams * draw.lognormal(0.0, 0.35, size=days)
-        guess = size * bias * draw.lognormal(0.0, 0.25, size=days)
+        guess = size * bias * draw.lognormal(0.0, 0.20, size=days)
         bolused = eaten & (draw.random(days) >= missed)
         delay = (late_minutes + draw.normal(0, 8.0, size=days)) / 60
         for chosen, hours, amount, into in (
@@ -296,8 +297,8 @@ def _live(people: People, therapy: Therapy, lives: list[Life]) -> Course:
         active_u = active_u * fades + bolus[slot]
 
         # Rescue carbs on a low that is seen: nearly always by day; at night an alarm must wake.
-        likely = 0.35 if awake else np.where(seen < 55, 0.20, 0.05)
-        rescued = (seen < 70) & (slot - last_rescue > 4) & (chance[slot] < likely)
+        likely = 0.5 if awake else np.where(seen < 55, 0.25, 0.06)
+        rescued = (seen < (RESCUE_AWAKE_MG_DL if awake else LOW_MG_DL)) & (slot - last_rescue > 4) & (chance[slot] < likely)
         last_rescue = np.where(rescued, slot, last_rescue)
         # The same draw decides whether it is logged: its place below `likely` is uniform.
         logged[slot] += np.where(rescued & (chance[slot] < likely * logs_rescue), RESCUE_G, 0.0)
