@@ -29,7 +29,7 @@ class Options(BaseModel, extra="forbid", frozen=True):
     # The library's 0.05 starts every layer norm near 0: minutes of training never leave it.
     initializer_factor: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -12,9 +12,9 @@ class Training(BaseModel, extra="forbid", frozen=True):
 
     seed: int = 7
     device: Literal["cpu", "gpu"] = "cpu"
-    epochs: int = Field(default=12, ge=1)  # upper bound: early stopping ends it sooner
+    epochs: int = Field(default=10, ge=1)  # upper bound: early stopping ends it sooner
     steps_per_epoch: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     anchor_hours: float = Field(default=3.0, gt=0, le=12)  # origins this near to the anchor
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_share: float = Field(default=0.05, ge=0, lt=1)

@@ -1,6 +1,5 @@
 """Wiring of evaluation: one template, a namespace per experiment and model."""
 
-from collections.abc import Iterable
 from functools import partial, update_wrapper
 
 from kedro.pipeline import Pipeline, node
@@ -8,7 +7,7 @@ from kedro.pipeline import Pipeline, node
 from nocturnal_kedro.pipelines.evaluation import nodes
 
 
-def create_pipeline(experiment: str, models: Iterable[str], baselines: Iterable[str]) -> Pipeline:
+def create_pipeline(experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]) -> Pipeline:
     """`{experiment}.{model}.forecasts`, `.cost` and `.scores` of every model and baseline."""
     return Pipeline(
         [

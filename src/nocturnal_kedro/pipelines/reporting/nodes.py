@@ -6,9 +6,55 @@ from typing import Any
 
 import pandas as pd
 
+from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.compare import Comparison, build_leaderboard
+from nocturnal_kedro.models import Artifact
 
 
 def rank_models(comparison: Comparison, *scores: pd.DataFrame) -> pd.DataFrame:
     """One row per test split and model, best first."""
     return build_leaderboard(pd.concat(scores, ignore_index=True), comparison)
+
+
+def write_report(
+    leaderboard: pd.DataFrame,
+    origins: pd.DataFrame,
+    quality: pd.DataFrame,
+    run_record: dict[str, Any],
+    *of_models: Any,
+    experiment: str,
+    models: tuple[str, ...],
+    baselines: tuple[str, ...],
+) -> str:
+    """The page; `of_models` are all artifacts, then all forecasts, costs and scores, in order."""
+    from nocturnal_kedro.report import Content, render_report
+
+    names = (*models, *baselines)
+    artifacts, forecasts, costs, scores = (
+        dict(zip(names, of_models[start : start + len(names)], strict=True))
+        for start in range(0, len(of_models), len(names))
+    )
+    return render_report(
+        Content(
+            experiment=experiment,
+            models=models,
+            baselines=baselines,
+            leaderboard=leaderboard,
+            scores=pd.concat(scores.values(), ignore_index=True),
+            forecasts=forecasts,
+            origins=origins,
+            quality=quality,
+            costs=pd.DataFrame([{"model": name, **cost} for name, cost in costs.items()]),
+            logs={name: artifacts[name].log for name in models},
+            sources={
+                name: plugins.load("source", name).TITLE for name in quality["source"].unique()
+            },
+            fingerprint=_one_fingerprint(artifacts),
+            run_record=run_record,
+        )
+    )
+
+
+def _one_fingerprint(artifacts: dict[str, Artifact]) -> str:
+    """The corpus that all were fitted to; the leaderboard has made sure that nights agree."""
+    return str(next(iter(artifacts.values())).record["corpus"])

@@ -1,6 +1,5 @@
 """Wiring of training: one template, a namespace per experiment and model."""
 
-from collections.abc import Iterable
 from functools import partial, update_wrapper
 
 from kedro.pipeline import Pipeline, node
@@ -10,7 +9,7 @@ from nocturnal_kedro.pipelines.training import nodes
 SHARED = ["corpus", "splits", "origins", "params:task"]
 
 
-def create_pipeline(experiment: str, models: Iterable[str], baselines: Iterable[str]) -> Pipeline:
+def create_pipeline(experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]) -> Pipeline:
     """A fitted `{experiment}.{model}.model` for every model and baseline."""
     fit_models = [
         node(

@@ -1,0 +1,58 @@
+"""One function per figure: frames in, a plotly Figure out; what is common to all stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nocturnal_kedro.series.schema import STEPS_PER_HOUR
+
+if TYPE_CHECKING:  # plotly costs seconds: figures import it when they are drawn
+    from plotly.graph_objects import Figure
+
+# Okabe & Ito: told apart by colour-blind readers; baselines are grey and dashed.
+MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+GREY = "#8a8a8a"
+SPLIT_TITLES = {"patient": "People never seen", "temporal": "Known people, later nights"}
+
+
+def line_styles(models: Iterable[str], baselines: Iterable[str]) -> dict[str, dict[str, object]]:
+    """The line of every name, the same in every figure."""
+    colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n, _ in enumerate(models := list(models))]
+    styles: dict[str, dict[str, object]] = {
+        model: {"color": colour, "width": 2.5}
+        for model, colour in zip(models, colours, strict=True)
+    }
+    for number, baseline in enumerate(baselines):
+        dash = BASELINE_DASHES[number % len(BASELINE_DASHES)]
+        styles[baseline] = {"color": GREY, "width": 1.5, "dash": dash}
+    return styles
+
+
+def finish(figure: Figure, height: int) -> Figure:
+    """The common look: no background, so that the page decides between light and dark."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 56, "r": 16, "t": 48, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.14, "x": 0},
+        hoverlabel={"font": {"size": 12}},
+    )
+    figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
+    figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
+    return figure
+
+
+def clock(hours: int) -> tuple[list[float], list[str]]:
+    """Tick positions in steps and their clock labels from midnight on, every second hour."""
+    marks = list(range(0, hours + 1, 2))
+    return [float(mark * STEPS_PER_HOUR) for mark in marks], [f"{mark:02d}:00" for mark in marks]
+
+
+def tint(colour: str, opacity: float) -> str:
+    """A hexadecimal colour as rgba."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"

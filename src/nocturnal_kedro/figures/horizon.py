@@ -1,0 +1,61 @@
+"""How the error grows through the night."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from nocturnal_kedro.figures import SPLIT_TITLES, clock, finish
+from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def error_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
+    """RMSE per step, each person counting once: mean over people of sqrt(mse); a panel per split."""
+    return _by_step(
+        scores.assign(value=np.sqrt(scores["mse"])), styles, "RMSE, mg/dL (mean over people)"
+    )
+
+
+def bias_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
+    """Bias per step, each person counting once; above 0 the forecast is too high."""
+    return _by_step(
+        scores.assign(value=scores["bias"]), styles, "Bias, mg/dL (forecast minus truth)"
+    )
+
+
+def _by_step(scores: pd.DataFrame, styles: dict[str, dict[str, object]], title: str) -> Figure:
+    from plotly.subplots import make_subplots
+
+    splits = [split for split in TEST_SPLITS if split in set(scores["split"])]
+    curves = scores.groupby(["split", "model", "step"])["value"].mean()
+    figure = make_subplots(
+        rows=1,
+        cols=len(splits),
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        subplot_titles=[SPLIT_TITLES[split] for split in splits],
+    )
+    for column, split in enumerate(splits, start=1):
+        for model, line in styles.items():
+            curve = curves[split, model]
+            figure.add_scatter(
+                x=curve.index,
+                y=curve,
+                name=model,
+                legendgroup=model,
+                showlegend=column == 1,
+                mode="lines",
+                line=line,
+                hovertemplate="step %{x}: %{y:.1f} mg/dL",
+                row=1,
+                col=column,
+            )
+    values, labels = clock(int(scores["step"].max()) // STEPS_PER_HOUR)
+    figure.update_xaxes(tickvals=values, ticktext=labels, title="clock time")
+    figure.update_yaxes(title=title, col=1)
+    return finish(figure, height=440)

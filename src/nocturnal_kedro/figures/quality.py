@@ -1,0 +1,32 @@
+"""Which nights count, and why the others do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from nocturnal_kedro.figures import finish
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KEPT = "nights kept"
+COLOURS = ("#009E73", "#E69F00", "#D55E00", "#8a8a8a", "#CC79A7")
+
+
+def nights_by_person(quality: pd.DataFrame) -> Figure:
+    """Stacked bars: nights kept and nights dropped by reason, one bar per person."""
+    from plotly.graph_objects import Figure
+
+    nights = quality[quality["stage"] == "nights"]
+    person = nights["source"] + "/" + nights["subject"]
+    table = nights.pivot_table(index=person, columns="reason", values="rows", fill_value=0)
+    order = sorted(table.columns, key=lambda reason: reason != KEPT)
+    figure = Figure()
+    for reason, colour in zip(order, COLOURS, strict=False):
+        figure.add_bar(x=table.index, y=table[reason], name=reason, marker={"color": colour})
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(title="nights")
+    figure.update_xaxes(tickangle=-60, tickfont={"size": 10})
+    return finish(figure, height=420).update_layout(legend={"y": -0.45})

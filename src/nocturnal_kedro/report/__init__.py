@@ -1,0 +1,181 @@
+"""The report: one self-contained HTML file made of frames, figures and the record of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.figures import SPLIT_TITLES, line_styles
+from nocturnal_kedro.figures.clarke import clarke_grid
+from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
+from nocturnal_kedro.figures.learning import learning_curves
+from nocturnal_kedro.figures.nights import choose_nights, sample_nights
+from nocturnal_kedro.figures.quality import KEPT, nights_by_person
+from nocturnal_kedro.figures.ranking import rmse_intervals
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of the report with what it shows in words."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the report shows; frames as in docs/datasets.md."""
+
+    experiment: str
+    models: tuple[str, ...]  # trained, in the order of the colours
+    baselines: tuple[str, ...]
+    leaderboard: pd.DataFrame
+    scores: pd.DataFrame
+    forecasts: dict[str, pd.DataFrame]
+    origins: pd.DataFrame
+    quality: pd.DataFrame
+    costs: pd.DataFrame  # model, parameters, train_seconds, forecast_ms_per_night
+    logs: dict[str, pd.DataFrame]
+    sources: dict[str, str]  # name -> citation
+    fingerprint: str
+    run_record: dict[str, Any]
+
+
+def render_report(content: Content) -> str:
+    """The whole page as text. Raises `InputError` when there is no forecast to show."""
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    for model, frame in content.forecasts.items():
+        if frame["target_mg_dl"].notna().sum() == 0:
+            raise InputError(f"report: the forecasts of '{model}' hold no observed target.")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(
+        (files(__name__) / "template.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        content=content,
+        sections=[
+            (section, _div(section.figure, f"figure-{number}"))
+            for number, section in enumerate(_sections(content))
+        ],
+        tables=_tables(content),
+        quality=_quality(content.quality),
+        flat_parameters=pd.json_normalize(content.run_record["parameters"]).iloc[0].to_dict(),
+        split_titles=SPLIT_TITLES,
+        plotlyjs=get_plotlyjs(),
+    )
+
+
+def _sections(content: Content) -> list[Section]:
+    styles = line_styles(content.models, content.baselines)
+    shown = content.models or content.baselines[:1]
+    chosen = choose_nights(content.forecasts[shown[0]], content.origins)
+    test_scores = content.scores[content.scores["split"].isin(SPLIT_TITLES)]
+    in_test = content.origins[content.origins["split"].isin(SPLIT_TITLES)]
+    tested = {
+        name: frame.merge(in_test, on=["source", "subject", "origin"])
+        for name, frame in content.forecasts.items()
+    }
+    nights_of = {name: tested[name] for name in (*shown, "last_value")}
+    sections = [
+        Section(
+            "Error with its uncertainty",
+            "Subject-macro RMSE over eight hours; bars are 95 % bootstrap intervals over people. "
+            "Overlapping bars alone do not make a tie: models are compared on the same people.",
+            rmse_intervals(content.leaderboard, styles),
+        ),
+        Section(
+            "Error through the night",
+            "RMSE by clock time after a forecast from midnight; each person counts once.",
+            error_by_horizon(test_scores, styles),
+        ),
+        Section(
+            "Bias through the night",
+            "Mean of forecast minus truth by clock time; above zero is too high.",
+            bias_by_horizon(test_scores, styles),
+        ),
+        Section(
+            "Sample nights",
+            f"Chosen by rule: the nights at the 10th, 50th and 90th percentile of the error of "
+            f"{shown[0]}, and the night with the lowest reading, of each split. Dots are what "
+            f"happened, bands the central 50 % and 90 % where a model gives quantiles; 70 to "
+            f"180 mg/dL is shaded, 54 mg/dL dotted.",
+            sample_nights(nights_of, chosen, styles),
+        ),
+        Section(
+            "Clarke error grid",
+            "Every observed point of the test nights, pooled; A and B are clinically acceptable.",
+            clarke_grid(nights_of),
+        ),
+        Section(
+            "Which nights count",
+            "Per person: midnights that became forecast origins, and why the others did not.",
+            nights_by_person(content.quality),
+        ),
+    ]
+    if content.logs:
+        sections.append(
+            Section(
+                "Training",
+                "Validation RMSE after each epoch; the ring marks the epoch that was kept.",
+                learning_curves(content.logs, styles),
+            )
+        )
+    return sections
+
+
+def _div(figure: Figure, identifier: str) -> str:
+    return str(
+        figure.to_html(
+            full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG
+        )
+    )
+
+
+def _tables(content: Content) -> list[dict[str, Any]]:
+    """Leaderboard rows ready to show, per split and horizon."""
+    tables = []
+    for split, rows in content.leaderboard.groupby("split", sort=True):
+        for suffix, hours in (("", "8"), ("_6h", "6")):
+            table = rows.sort_values(f"rmse_mg_dl{suffix}")
+            shown = [
+                {name.removesuffix(suffix) if suffix else name: value for name, value in row.items()}
+                for row in table[["model", "nights", "subjects", *_columns(table, suffix)]].to_dict(
+                    "records"
+                )
+            ]
+            tables.append({"split": split, "hours": hours, "rows": shown})
+    return tables
+
+
+def _columns(table: pd.DataFrame, suffix: str) -> list[str]:
+    measured = [name for name in table if name.endswith("_6h")]
+    return measured if suffix else [name.removesuffix("_6h") for name in measured]
+
+
+def _quality(quality: pd.DataFrame) -> dict[str, Any]:
+    """The tally of rows by source and by person."""
+    rows = quality[quality["stage"] != "nights"]
+    by_source = rows.groupby(["source", "stage", "reason"], sort=False)["rows"].sum().reset_index()
+    nights = quality[quality["stage"] == "nights"].assign(
+        kept=lambda frame: frame["rows"].where(frame["reason"] == KEPT, 0)
+    )
+    people = nights.groupby(["source", "subject"])[["rows", "kept"]].sum().reset_index()
+    return {
+        "by_source": by_source.to_dict("records"),
+        "by_person": rows.to_dict("records"),
+        "people": people.to_dict("records"),
+        "kept": int(people["kept"].sum()),
+        "midnights": int(people["rows"].sum()),
+    }
