@@ -74,8 +74,8 @@ class EntryChecks:
 class RunRecord:
     """Keeps what made a run: command, versions, commit, hardware, parameters, seconds per stage.
 
-    The record is the dataset `run_record`, written as the run goes on. Stages that this run does
-    not repeat keep the seconds of the run that made them.
+    The record is the dataset `run_record`. Stages that this run does not repeat keep the seconds
+    and the parameters of the run that made them.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class RunRecord:
                 "processor": _processor(),
                 "cores": len(os.sched_getaffinity(0)),
             },
-            "parameters": _plain(catalog.load("parameters")),
+            "parameters": earlier.get("parameters", {}) | _parameters_of(pipeline, catalog),
             "seconds": seconds,
         }
         catalog.save(RUN_RECORD, self._record)
@@ -201,6 +201,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _parameters_of(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, Any]:
+    """Those top-level parameters that the pipeline's nodes take, whole and with their defaults."""
+    taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs()}
+    given = catalog.load("parameters")
+    return {name: _plain(value) for name, value in given.items() if name in taken}
 
 
 def _plain(value: Any) -> Any:

@@ -19,10 +19,9 @@ SPLIT_TITLES = {"patient": "People never seen", "temporal": "Known people, later
 
 def line_styles(models: Iterable[str], baselines: Iterable[str]) -> dict[str, dict[str, object]]:
     """The line of every name, the same in every figure."""
-    colours = [MODEL_COLOURS[n % len(MODEL_COLOURS)] for n, _ in enumerate(models := list(models))]
     styles: dict[str, dict[str, object]] = {
-        model: {"color": colour, "width": 2.5}
-        for model, colour in zip(models, colours, strict=True)
+        model: {"color": MODEL_COLOURS[number % len(MODEL_COLOURS)], "width": 2.5}
+        for number, model in enumerate(models)
     }
     for number, baseline in enumerate(baselines):
         dash = BASELINE_DASHES[number % len(BASELINE_DASHES)]

@@ -16,11 +16,13 @@ from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import KEPT, nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
+from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.splits import SplitOptions
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d"]}
+PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Content:
     logs: dict[str, pd.DataFrame]
     sources: dict[str, str]  # name -> citation
     fingerprint: str
+    task: Task
+    splits: SplitOptions
     run_record: dict[str, Any]
 
 

@@ -53,7 +53,10 @@ def readings_frame(columns: dict[str, Any]) -> pd.DataFrame:
     """A readings frame in canonical dtypes; columns that a source does not know become NaN."""
     length = len(columns["time"])
     frame = pd.DataFrame(
-        {"subject": columns["subject"], "time": np.asarray(columns["time"], "datetime64[ns]")},
+        {
+            "subject": np.asarray(columns["subject"], dtype=object),
+            "time": pd.DatetimeIndex(columns["time"]).as_unit("ns"),
+        },
         index=pd.RangeIndex(length),
     )
     for name in READING_COLUMNS:

@@ -9,6 +9,8 @@ import pandas as pd
 from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.compare import Comparison, build_leaderboard
 from nocturnal_kedro.models import Artifact
+from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.splits import SplitOptions
 
 
 def rank_models(comparison: Comparison, *scores: pd.DataFrame) -> pd.DataFrame:
@@ -20,6 +22,8 @@ def write_report(
     leaderboard: pd.DataFrame,
     origins: pd.DataFrame,
     quality: pd.DataFrame,
+    task: Task,
+    splits: SplitOptions,
     run_record: dict[str, Any],
     *of_models: Any,
     experiment: str,
@@ -50,6 +54,8 @@ def write_report(
                 name: plugins.load("source", name).TITLE for name in quality["source"].unique()
             },
             fingerprint=_one_fingerprint(artifacts),
+            task=task,
+            splits=splits,
             run_record=run_record,
         )
     )

@@ -34,6 +34,8 @@ def create_pipeline(
                     f"{experiment}.leaderboard",
                     "origins",
                     "quality",
+                    "params:task",
+                    "params:splits",
                     "run_record",
                     *(name for kind in kinds for name in of_each(kind)),
                 ],

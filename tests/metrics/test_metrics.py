@@ -1,0 +1,169 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.clinical import clarke_zones
+from nocturnal_kedro.metrics.compare import Comparison, bootstrap_means, build_leaderboard
+from nocturnal_kedro.metrics.point import (
+    absolute_error,
+    percentage_error,
+    signed_error,
+    squared_error,
+)
+from nocturnal_kedro.metrics.scores import score_forecasts
+
+GOLDEN = {
+    "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],
+    "B": [(100, 150), (300, 200), (150, 110)],
+    "C": [(100, 250), (160, 20), (175, 45), (300, 450)],
+    "D": [(50, 120), (65, 100), (260, 120), (350, 150), (240, 180)],
+    "E": [(60, 200), (200, 50), (69, 181), (70, 180), (180, 70)],
+}
+
+
+@pytest.mark.parametrize("zone", GOLDEN)
+def test_clarke_golden_points(zone: str) -> None:
+    reference, forecast = np.array(GOLDEN[zone], float).T
+    assert clarke_zones(reference, forecast).tolist() == [zone] * len(reference)
+
+
+@given(st.floats(20, 600), st.floats(0, 600))
+def test_clarke_follows_the_published_order(r: float, p: float) -> None:
+    """The rule read aloud, one point at a time."""
+    if abs(abs(p - r) - 0.2 * r) < 1e-6 or abs(p - (1.4 * r - 182)) < 1e-6:
+        return  # on the line to the last bit
+    if abs(p - r) <= 0.2 * r or (r <= 70 and p <= 70):
+        expected = "A"
+    elif (r <= 70 and p >= 180) or (r >= 180 and p <= 70):
+        expected = "E"
+    elif (r >= 70 and p >= r + 110) or (130 <= r <= 180 and p <= 1.4 * r - 182):
+        expected = "C"
+    elif (r >= 240 or r <= 70) and 70 <= p <= 180:
+        expected = "D"
+    else:
+        expected = "B"
+    assert clarke_zones(np.array([r]), np.array([p]))[0] == expected
+
+
+def test_clarke_refuses_nan() -> None:
+    with pytest.raises(ValueError, match="NaN has no zone"):
+        clarke_zones(np.array([100.0]), np.array([np.nan]))
+
+
+def test_point_errors_by_hand() -> None:
+    reference, forecast = np.array([100.0, 80.0]), np.array([120.0, 60.0])
+    np.testing.assert_array_equal(signed_error(reference, forecast), [20, -20])
+    np.testing.assert_array_equal(squared_error(reference, forecast), [400, 400])
+    np.testing.assert_array_equal(absolute_error(reference, forecast), [20, 20])
+    np.testing.assert_array_equal(percentage_error(reference, forecast), [20, 25])
+
+
+def frames(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Forecasts of three people over two splits, some targets unobserved."""
+    draw = np.random.default_rng(seed)
+    origins = pd.DataFrame(
+        [
+            ("s", person, pd.Timestamp("2026-01-05") + pd.Timedelta(days=day), split)
+            for person, split, nights in (("a", "patient", 3), ("b", "temporal", 2), ("c", "temporal", 5))
+            for day in range(nights)
+        ],
+        columns=["source", "subject", "origin", "split"],
+    )  # fmt: skip
+    forecasts = origins.drop(columns="split").merge(pd.DataFrame({"step": range(1, 97)}), how="cross")
+    forecasts["target_mg_dl"] = draw.uniform(50, 300, len(forecasts))
+    forecasts.loc[draw.random(len(forecasts)) < 0.1, "target_mg_dl"] = np.nan
+    forecasts["forecast_mg_dl"] = draw.uniform(50, 300, len(forecasts))
+    return forecasts, origins
+
+
+def table(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+    last = forecasts.assign(forecast_mg_dl=150.0)
+    scores = [
+        score_forecasts(forecasts, origins, "e", "m"),
+        score_forecasts(last, origins, "e", "last_value"),
+    ]
+    return build_leaderboard(pd.concat(scores), Comparison()).set_index(["split", "model"])
+
+
+@pytest.mark.parametrize(("suffix", "steps"), [("", 96), ("_6h", 72)])
+def test_leaderboard_recomputed_from_forecasts(suffix: str, steps: int) -> None:
+    forecasts, origins = frames()
+    board = table(forecasts, origins)
+    judged = forecasts.merge(origins).dropna(subset=["target_mg_dl"])
+    judged = judged[judged["step"] <= steps]
+    judged["square"] = (judged["forecast_mg_dl"] - judged["target_mg_dl"]) ** 2
+    for split, rows in judged.groupby("split"):
+        macro = np.sqrt(rows.groupby("subject")["square"].mean()).mean()
+        got = board.loc[(split, "m")]
+        assert got[f"rmse_mg_dl{suffix}"] == pytest.approx(macro, abs=1e-9)
+        assert got[f"rmse_pooled_mg_dl{suffix}"] == pytest.approx(np.sqrt(rows["square"].mean()))
+        last = (150.0 - rows["target_mg_dl"]) ** 2
+        baseline = np.sqrt(last.groupby(rows["subject"]).mean()).mean()
+        assert got[f"skill_vs_last_value{suffix}"] == pytest.approx(1 - macro / baseline)
+        zones = clarke_zones(rows["target_mg_dl"], rows["forecast_mg_dl"])
+        share = (100 * pd.Series(np.isin(zones, ["A", "B"])).groupby(rows["subject"].to_numpy()).mean()).mean()  # fmt: skip
+        assert got[f"clarke_ab_pct{suffix}"] == pytest.approx(share)
+        assert got["nights"] == origins["split"].eq(split).sum()
+        assert got["subjects"] == rows["subject"].nunique()
+
+
+def test_intervals_hold_the_estimate_and_ties_are_of_pairs() -> None:
+    forecasts, origins = frames()
+    board = table(forecasts, origins)
+    assert (board["rmse_low_mg_dl"] <= board["rmse_mg_dl"] + 1e-9).all()
+    assert (board["rmse_high_mg_dl"] >= board["rmse_mg_dl"] - 1e-9).all()
+    assert board.groupby("split").head(1)["tied_with_best"].all()
+    perfect = forecasts.assign(forecast_mg_dl=forecasts["target_mg_dl"].fillna(100))
+    clear = table(perfect, origins)
+    assert not clear.xs("last_value", level="model")["tied_with_best"].any()
+
+
+def test_scores_do_not_depend_on_the_order_of_rows() -> None:
+    forecasts, origins = frames()
+    shuffled = forecasts.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(
+        score_forecasts(forecasts, origins, "e", "m"), score_forecasts(shuffled, origins, "e", "m")
+    )
+
+
+def test_bootstrap_is_paired_seeded_and_centred() -> None:
+    values = np.array([[10.0, 20, 30, 40], [11, 21, 31, 41]])
+    samples = bootstrap_means(values, 10_000, seed=1)
+    np.testing.assert_allclose(samples[:, 1] - samples[:, 0], 1.0)
+    assert samples[:, 0].mean() == pytest.approx(25, abs=0.3)
+    assert samples[:, 0].std() == pytest.approx(np.std([10, 20, 30, 40]) / 2, rel=0.05)
+    np.testing.assert_array_equal(samples, bootstrap_means(values, 10_000, seed=1))
+
+
+def test_models_scored_on_other_nights_are_refused() -> None:
+    forecasts, origins = frames()
+    part = forecasts[forecasts["origin"] > forecasts["origin"].min()]
+    scores = [
+        score_forecasts(forecasts, origins, "e", "last_value"),
+        score_forecasts(forecasts, origins, "e", "m"),
+        score_forecasts(part, origins, "e", "short"),
+    ]
+    with pytest.raises(InputError, match="short was scored on other nights"):
+        build_leaderboard(pd.concat(scores), Comparison())
+
+
+def test_the_reference_is_mandatory() -> None:
+    forecasts, origins = frames()
+    with pytest.raises(InputError, match="'last_value' was not scored"):
+        build_leaderboard(score_forecasts(forecasts, origins, "e", "m"), Comparison())
+
+
+def test_a_bad_forecast_is_named() -> None:
+    forecasts, origins = frames()
+    forecasts.loc[5, "forecast_mg_dl"] = np.nan
+    with pytest.raises(InputError, match=r"1 forecasts of 'm' are not finite.*subject 'a'.*step 6"):
+        score_forecasts(forecasts, origins, "e", "m")
+
+
+def test_an_unknown_origin_is_named() -> None:
+    forecasts, origins = frames()
+    with pytest.raises(InputError, match="not in the frozen table: subject 'a'"):
+        score_forecasts(forecasts, origins[origins["subject"] != "a"], "e", "m")

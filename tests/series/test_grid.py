@@ -1,0 +1,135 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series.grid import GridOptions, build_series
+from nocturnal_kedro.series.schema import SERIES, Readings, make_tally, readings_frame
+
+START = pd.Timestamp("2026-01-05")
+
+
+def grid(times: list[str], **columns: list[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    stamps = [START + pd.Timedelta(time) for time in times]
+    data: dict[str, Any] = {"subject": ["a"] * len(times), "time": stamps, **columns}
+    return build_series({"s": Readings(readings_frame(data), make_tally([]))}, GridOptions())
+
+
+def reasons(tally: pd.DataFrame) -> dict[str, int]:
+    return dict(zip(tally["reason"], tally["rows"], strict=True))
+
+
+def test_a_reading_belongs_to_the_nearest_slot_and_says_if_it_is_late() -> None:
+    series, _ = grid(["2m29s", "7m31s", "15m"], glucose_mg_dl=[100, 110, 120])
+    assert series["time"].dt.minute.tolist() == [0, 5, 10, 15]
+    np.testing.assert_array_equal(series["glucose_mg_dl"], [100, np.nan, 110, 120])
+    assert series["glucose_late"].tolist() == [True, False, False, False]
+
+
+def test_mean_of_different_times_last_of_equal_times() -> None:
+    series, tally = grid(["0m", "1m", "5m", "5m"], glucose_mg_dl=[100, 110, 150, 160])
+    assert series["glucose_mg_dl"].tolist() == [105, 160]
+    assert reasons(tally)["glucose at a time already read (last kept)"] == 1
+    assert reasons(tally)["glucose readings averaged into one slot"] == 1
+
+
+def test_floor_and_ceiling_are_flagged_and_nonsense_is_counted() -> None:
+    series, tally = grid(["0m", "5m", "10m", "15m"], glucose_mg_dl=[39, 401, 100, 2000])
+    np.testing.assert_array_equal(series["glucose_mg_dl"], [40, 400, 100])
+    assert series["glucose_clipped"].tolist() == [True, True, False]
+    assert reasons(tally)["glucose out of any sensor's range"] == 1
+
+
+def test_unsorted_rows_and_rows_without_a_time() -> None:
+    frame = readings_frame(
+        {
+            "subject": ["a"] * 3,
+            "time": [START + pd.Timedelta("5m"), pd.NaT, START],
+            "glucose_mg_dl": [110, 1, 100],
+        }
+    )
+    series, tally = build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    assert series["glucose_mg_dl"].tolist() == [100, 110]
+    assert reasons(tally)["rows without a time"] == 1
+
+
+def test_person_without_glucose_is_dropped_and_counted_and_nobody_is_an_error() -> None:
+    frame = readings_frame({"subject": ["a"], "time": [START], "bolus_u": [1.0]})
+    with pytest.raises(InputError, match="no glucose reading in s"):
+        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+
+
+def test_missing_canonical_column_is_named() -> None:
+    frame = readings_frame({"subject": ["a"], "time": [START]}).drop(columns="carbs_g")
+    with pytest.raises(InputError, match="source 's': readings lack the column carbs_g"):
+        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+
+
+def test_suspended_pump_stays_zero_and_a_missing_record_stays_missing() -> None:
+    nothing = [np.nan] * 4
+    series, _ = grid(
+        ["0m", "5m", "10m", "30m"],
+        glucose_mg_dl=[100, 100, 100, 100],
+        basal_u_h=[1.2, 0.0, 0.0, np.nan],
+        basal_minutes=[5, 5, 5, np.nan],
+        bolus_u=nothing,
+    )
+    np.testing.assert_allclose(
+        series["basal_u_h"], [np.nan, 1.2, 0.0, 0.0, np.nan, np.nan, np.nan], atol=1e-12
+    )
+
+
+def test_hand_logged_carbs_are_zero_for_a_day_after_an_entry_then_missing() -> None:
+    hours = 60
+    times = [f"{5 * slot}m" for slot in range(hours * 12)]
+    carbs = [np.nan] * len(times)
+    carbs[24] = 30.0  # entered at 02:00 of the first day
+    series, _ = grid(times, glucose_mg_dl=[100.0] * len(times), carbs_g=carbs)
+    assert series["carbs_g"][:24].isna().all()
+    assert series["carbs_g"][24] == 30
+    assert (series["carbs_g"][25 : 24 + 289] == 0).all()
+    assert series["carbs_g"][24 + 289 :].isna().all()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(min_value=0, max_value=2 * 86_400),
+            st.floats(min_value=0.01, max_value=20),
+            st.floats(min_value=0, max_value=5),
+            st.integers(min_value=1, max_value=240),
+        ),
+        min_size=1,
+        max_size=60,
+        unique_by=lambda event: event[0],
+    )
+)
+def test_units_in_equal_units_out(events: list[tuple[int, float, float, int]]) -> None:
+    events = sorted(events)
+    seconds, bolus, rate, minutes = (np.array(part, float) for part in zip(*events, strict=True))
+    begin = START + pd.Timedelta("1h")
+    frame = readings_frame(
+        {
+            "subject": ["a"] * (len(events) + 2),
+            "time": [
+                START,
+                *(begin + pd.to_timedelta(seconds, unit="s")),
+                begin + pd.Timedelta("4d"),
+            ],
+            "glucose_mg_dl": [100.0, *[np.nan] * len(events), 100.0],
+            "basal_u_h": [np.nan, *rate, np.nan],
+            "basal_minutes": [np.nan, *minutes, np.nan],
+            "bolus_u": [np.nan, *bolus, np.nan],
+        }
+    )
+    series, _ = build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    SERIES.validate(series)
+    np.testing.assert_allclose(series["bolus_u"].sum(), bolus.sum(), atol=1e-6)
+    # A record stands until the next one, at most for its own length (and the slack of one slot).
+    until_next = np.diff(seconds, append=np.inf) / 60
+    lasts = np.where(until_next <= minutes + 2.5, until_next, minutes)
+    np.testing.assert_allclose((series["basal_u_h"] * 5 / 60).sum(), (rate * lasts / 60).sum(), atol=1e-6)

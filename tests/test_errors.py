@@ -1,0 +1,38 @@
+import pytest
+
+from nocturnal_kedro import plugins
+from nocturnal_kedro.errors import InputError, require_known
+
+
+def test_unknown_name_lists_the_known_and_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown model 'tttm'; known: chronos2, ttm.*'ttm'\?"):
+        require_known("model", "tttm", ["ttm", "chronos2"])
+
+
+def test_folders_are_the_lists() -> None:
+    assert set(plugins.names("model")) >= {"ttm", "chronos2"}
+    assert set(plugins.names("source")) >= {"simulated", "azt1d"}
+    assert plugins.names("baseline") == (
+        "climatology",
+        "damped_trend",
+        "last_value",
+        "subject_mean",
+    )
+
+
+def test_unknown_option_is_named_with_what_is_allowed() -> None:
+    with pytest.raises(InputError, match=r"options of model 'ttm': 'd_modl'.*Allowed:.*d_model"):
+        plugins.options("model", "ttm", {"d_modl": 3})
+
+
+@pytest.mark.parametrize("kind", sorted(plugins.KINDS))
+def test_every_plugin_offers_its_contract(kind: str) -> None:
+    needed = {
+        "source": ("TITLE", "Options", "read"),
+        "model": ("Options", "build"),
+        "baseline": ("Options", "fit", "forecast"),
+    }[kind]
+    for name in plugins.names(kind):
+        module = plugins.load(kind, name)
+        assert [part for part in needed if not hasattr(module, part)] == []
+        module.Options()  # every option has a default

@@ -1,0 +1,122 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.origins import Task, eligible_rows, segment_starts
+from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
+from nocturnal_kedro.training.device import require_device
+from nocturnal_kedro.training.loop import (
+    draw_rows,
+    pointwise_loss,
+    start_accelerator,
+    train,
+    validate,
+    warmup_cosine,
+)
+from nocturnal_kedro.training.options import Training
+
+
+class Line(nn.Module):
+    """The last value times a weight plus a bias per step: the smallest real model."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(horizon))
+        self.bias = nn.Parameter(torch.zeros(horizon))
+
+    def forward(self, batch: Batch) -> Forecast:
+        return Forecast(batch.context_BLC[:, -1:, 0] * self.weight + self.bias, None)
+
+
+@pytest.fixture(scope="module")
+def gatherer(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGatherer:
+    scaler = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
+    return WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task)
+
+
+@pytest.fixture(scope="module")
+def rows(corpus: Corpus, splits: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(eligible_rows(corpus, splits, task, s) for s in ("train", "validation"))
+
+
+def run(gatherer: WindowGatherer, rows: tuple[np.ndarray, np.ndarray], **changes: object):
+    options = Training(**({"epochs": 4, "steps_per_epoch": 20} | changes))
+    return train(Line(96), gatherer, *rows, options, learning_rate=0.05, name="line")
+
+
+def test_training_improves_validation_and_keeps_the_best(gatherer, rows) -> None:
+    trained = run(gatherer, rows)
+    module = Line(96)
+    before = validate(module, gatherer, rows[1], 64)[1]
+    module.load_state_dict(trained.state)
+    after = validate(module, gatherer, rows[1], 64)[1]
+    assert after < 0.9 * before
+    assert after == pytest.approx(trained.log["validation_rmse"].min(), rel=1e-5)
+    assert trained.log["validation_rmse"].idxmin() + 1 == trained.best_epoch
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(gatherer, rows) -> None:
+    first, second = run(gatherer, rows), run(gatherer, rows)
+    assert all(torch.equal(first.state[key], second.state[key]) for key in first.state)
+    other = run(gatherer, rows, seed=8)
+    assert not torch.equal(first.state["weight"], other.state["weight"])
+
+
+def test_early_stopping_ends_a_run_that_does_not_improve(gatherer, rows) -> None:
+    options = Training(epochs=50, steps_per_epoch=1, patience=2, warmup_share=0)
+    trained = train(Line(96), gatherer, *rows, options, learning_rate=1e-12, name="line")
+    assert len(trained.log) < 50
+    assert len(trained.log) - trained.best_epoch == 2
+
+
+def test_a_diverging_loss_stops_with_the_remedy(gatherer, rows) -> None:
+    options = Training(epochs=1, steps_per_epoch=5, warmup_share=0)
+    module = Line(96)
+    module.bias.data[:] = torch.inf
+    with pytest.raises(InputError, match=r"model 'line': the loss is inf.*learning_rate"):
+        train(module, gatherer, *rows, options, learning_rate=0.1, name="line")
+
+
+def test_rows_are_each_drawn_once_before_any_comes_twice() -> None:
+    batches = draw_rows(np.arange(100, 110), batch_size=4, seed=0)
+    drawn = torch.cat([next(batches) for _ in range(5)]).tolist()
+    assert sorted(drawn) == sorted([*range(100, 110)] * 2)
+
+
+def test_warm_up_then_cosine() -> None:
+    rates = [warmup_cosine(step, 100, 0.1) for step in range(101)]
+    assert (np.diff(rates[:11]) > 0).all()
+    assert (np.diff(rates[11:]) < 0).all()
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.0)
+
+
+def test_pinball_by_hand() -> None:
+    target = torch.tensor([[1.0]])
+    quantiles = torch.full((1, 1, 21), 3.0)
+    batch = Batch(*[torch.empty(0)] * 4, target, torch.ones(1, 1, dtype=torch.bool))
+    got = pointwise_loss(Forecast(quantiles[..., 10], quantiles), batch)
+    expected = np.mean([2 * (1 - level) * 2.0 for level in QUANTILE_LEVELS])
+    assert got.item() == pytest.approx(expected)
+
+
+def test_an_absent_gpu_is_an_error_not_a_cpu_run() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="training.device is 'gpu'"):
+        require_device("gpu")
+
+
+def test_a_world_that_was_not_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        device = torch.device("cpu")
+        num_processes = 2
+
+    monkeypatch.setattr("nocturnal_kedro.training.loop.Accelerator", lambda **_: Elsewhere())
+    with pytest.raises(InputError, match="asked for one process on cpu and got 2"):
+        start_accelerator(Training())
