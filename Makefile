@@ -1,70 +1,96 @@
 # Two commands do all their own set-up: `make run` and `make test`.
+# Both take VENV and CONSTRAINTS, so that a second set of versions can live beside the first.
 
 PYTHON ?= python3
-DATA_ROOT ?= data
-ENV ?=
-PARAMS ?=
-PYTEST_ARGS ?=
-
 VENV := .venv
+CONSTRAINTS := constraints.txt
+DATA_ROOT := data
+ENV :=
+PARAMS :=
+PYTEST_ARGS :=
+
 BIN := $(VENV)/bin
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# --params from PARAMS, with DATA_ROOT in front where it is not the default
+ifneq (,$(findstring data_root=,$(PARAMS)))
+$(error give the data folder as DATA_ROOT=..., not in PARAMS: the report is looked for there)
+endif
+
+# PARAMS, with DATA_ROOT in front where it is not the default; by way of the environment, so that
+# no character in it is the shell's
 comma := ,
-ROOT_PARAM := $(if $(filter-out data,$(DATA_ROOT)),data_root=$(DATA_ROOT))
-ALL_PARAMS := $(ROOT_PARAM)$(if $(and $(ROOT_PARAM),$(PARAMS)),$(comma))$(PARAMS)
-RUN_OPTIONS := $(if $(ENV),--env=$(ENV)) $(if $(ALL_PARAMS),--params="$(ALL_PARAMS)")
+root_param := $(if $(filter-out data,$(DATA_ROOT)),data_root=$(DATA_ROOT))
+export RUN_PARAMS := $(root_param)$(if $(and $(root_param),$(PARAMS)),$(comma))$(PARAMS)
+env_option := $(if $(ENV),--env=$(ENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint viz jupyter lock clean
+.PHONY: help run test quick lint viz jupyter lock lock-transformers5 clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 20
 
-run: $(VENV)/installed ## install, run nocturnal_point (PARAMS=..., ENV=...), print the report's path
-	@$(BIN)/kedro run --pipelines=nocturnal_point $(RUN_OPTIONS)
-	@ls -t $(DATA_ROOT)/08_reporting/nocturnal_point/report.html/*/report.html | head -n 1
+run: $(VENV)/installed-core ## install, run nocturnal_point (ENV=, PARAMS=, DATA_ROOT=), print the report's path
+	@$(BIN)/kedro run --pipelines=nocturnal_point $(env_option) $(if $(RUN_PARAMS),--params="$$RUN_PARAMS")
 
-test: lint ## install, lint, type-check and run every test (PYTEST_ARGS=...)
+test: lint ## install, lint, type-check and run every test (PYTEST_ARGS=)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 quick: lint ## the same without the slow tests
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import contracts
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
 
-viz: $(VENV)/installed ## look at the lineage
-	@$(BIN)/kedro viz run
+viz: $(VENV)/installed-core ## look at the lineage (ENV=)
+	@$(BIN)/kedro viz run $(env_option)
 
-jupyter: $(VENV)/installed ## notebooks with catalog and pipelines at hand
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[notebook]'
-	@$(BIN)/kedro jupyter lab
+jupyter: $(VENV)/installed-notebook ## notebooks with catalog and pipelines at hand (ENV=)
+	@$(BIN)/kedro jupyter lab $(env_option)
 
-lock: ## write constraints.txt anew from a clean installation of the newest allowed versions
+lock: ## write constraints.txt anew: the newest versions that go with torch 2.13
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet 'torch==2.13.0' 'transformers<5' -e '.[dev,notebook]'
-	.venv-lock/bin/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt
+	.venv-lock/bin/pip install --quiet torch==2.13.0 granite-tsfm==0.3.2 -e '.[dev,notebook]'
+	{ grep '^#' constraints.txt; \
+	  .venv-lock/bin/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//'; } > .venv-lock/pins
+	mv .venv-lock/pins constraints.txt
+	rm -rf .venv-lock
+
+lock-transformers5: ## write constraints-transformers5.txt anew: the newest that go with torch 2.11
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	printf '%s\n' torch==2.11.0 granite-tsfm==0.3.11 'transformers>=5' > .venv-lock/set
+	{ grep '^#' constraints-transformers5.txt; \
+	  .venv-lock/bin/uv pip compile --quiet --no-annotate --no-header --python-version 3.11 \
+	    --extra dev --extra notebook --constraints .venv-lock/set pyproject.toml \
+	  | grep -vE '^(cuda-|nvidia-|setuptools|triton)'; } > .venv-lock/pins
+	mv .venv-lock/pins constraints-transformers5.txt
 	rm -rf .venv-lock
 
 clean: ## remove the environment and every cache, keep data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .viz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/pip install --quiet -c constraints.txt -e .
-	@touch $@
+# What each stamp installs. Every set holds the core; the stamps are renewed when the versions or
+# the interpreter change, and otherwise nothing is installed again.
+core := .
+dev := .[dev]
+notebook := .[notebook]
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/installed-%: pyproject.toml $(CONSTRAINTS) $(BIN)/python
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	@touch $@ $(VENV)/installed
+	@$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '$($*)'
+	@touch $(VENV)/installed-core $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit( \
+	  "nocturnal_kedro needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d: add PYTHON=python3.12" % v)'
+	@$(PYTHON) -m venv $(VENV)

@@ -1,3 +1,3 @@
-"""Train, fine-tune, evaluate and compare time-series foundation models on blood glucose at night."""
+"""Train, fine-tune, evaluate and compare time-series foundation models of glucose at night."""
 
 __version__ = "0.1.0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 import platform
 import shlex
@@ -11,19 +10,20 @@ import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from nocturnal_kedro.errors import InputError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORDED_PACKAGES = (
     "nocturnal-kedro",
@@ -57,7 +57,7 @@ class EntryChecks:
     """What can be known to be wrong before the first node is told before the first node."""
 
     @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         from nocturnal_kedro import plugins
         from nocturnal_kedro.training.device import require_device
 
@@ -80,13 +80,14 @@ class RunRecord:
 
     def __init__(self) -> None:
         self._record: dict[str, Any] = {}
-        self._started: dict[str, float] = {}
+        self._counted_until: dict[str, float] = {}
 
     @hook_impl
     def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         earlier = catalog.load(RUN_RECORD) if catalog.exists(RUN_RECORD) else {}
+        self._counted_until = {}
         repeated = set().union(*(node.tags for node in pipeline.nodes))
         seconds = {k: v for k, v in earlier.get("seconds", {}).items() if k not in repeated}
         self._record = {
@@ -107,24 +108,49 @@ class RunRecord:
         catalog.save(RUN_RECORD, self._record)
 
     @hook_impl
+    def before_dataset_loaded(self, node: Node) -> None:
+        self._counted_until.setdefault(node.name, time.perf_counter())
+
+    @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        self._started[node.name] = time.perf_counter()
+        self._count_seconds(node)
         return {RUN_RECORD: self._record} if RUN_RECORD in inputs and self._record else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        seconds = self._record.setdefault("seconds", {})
-        for stage in node.tags:
-            spent = time.perf_counter() - self._started[node.name]
-            seconds[stage] = seconds.get(stage, 0.0) + spent
+        self._count_seconds(node)
 
     @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def after_dataset_saved(self, node: Node) -> None:
+        self._count_seconds(node)
+
+    @hook_impl
+    def after_pipeline_run(self, catalog: DataCatalog) -> None:
         catalog.save(RUN_RECORD, self._record)
-        for name in sorted(pipeline.outputs()):
+
+    def _count_seconds(self, node: Node) -> None:
+        """Add what the node has taken since it was last looked at, loading and saving included."""
+        now = time.perf_counter()
+        spent = now - self._counted_until.get(node.name, now)
+        self._counted_until[node.name] = now
+        seconds = self._record.setdefault("seconds", {})
+        for stage in node.tags:
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+
+
+class Summary:
+    """The last word of a run: each leaderboard in short, and the path of each report."""
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        outputs = sorted(pipeline.all_outputs())
+        for name in outputs:
+            if name.endswith(".leaderboard"):
+                click.echo(_in_short(catalog.load(name)))
+        for name in outputs:
             if name.endswith(".report"):
-                path = catalog[name]._get_load_path()
-                click.echo(f"Report: {_relative(Path(path))}")
+                report: Any = catalog[name]
+                click.echo(f"Report: {_relative(Path(report._get_load_path()))}")
 
 
 class ClearErrors:
@@ -203,7 +229,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _parameters_of(pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, Any]:
+def _parameters_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Any]:
     """Those top-level parameters that the pipeline's nodes take, whole and with their defaults."""
     taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs()}
     given = catalog.load("parameters")
@@ -217,6 +243,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return value
+
+
+def _in_short(leaderboard: pd.DataFrame) -> str:
+    """The leaderboard as a few lines of text: errors, skill, and who is tied with the best."""
+    lines = []
+    for split, rows in leaderboard.groupby("split"):
+        nights, subjects = rows[["nights", "subjects"]].iloc[0]
+        lines += ["", f"{split}: {nights} nights of {subjects} people, RMSE and MAE in mg/dL"]
+        lines += [f"{'model':<14}{'RMSE':>7}{'95 % interval':>18}{'MAE':>7}{'skill':>7}"]
+        for row in rows.itertuples():
+            interval = f"{row.rmse_low_mg_dl:.1f} to {row.rmse_high_mg_dl:.1f}"
+            lines.append(
+                f"{row.model:<14}{row.rmse_mg_dl:>7.1f}{interval:>18}{row.mae_mg_dl:>7.1f}"
+                f"{row.skill_vs_last_value:>7.2f}{'  tied with the best' * row.tied_with_best}"
+            )
+    return "\n".join([*lines[1:], ""])
 
 
 def _relative(path: Path) -> Path:

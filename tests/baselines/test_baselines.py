@@ -7,7 +7,9 @@ from nocturnal_kedro.baselines import UNSEEN, History, Nights, last_observed
 NAN = np.nan
 
 
-def nights(glucose: list[list[float]], person: list[int], slot: int = 0, horizon: int = 4) -> Nights:
+def nights(
+    glucose: list[list[float]], person: list[int], slot: int = 0, horizon: int = 4
+) -> Nights:
     window = np.array(glucose, float)
     return Nights(window, np.array(person), np.full(len(window), slot), horizon)
 

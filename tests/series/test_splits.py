@@ -35,7 +35,9 @@ def test_splits_are_disjoint_whole_and_as_large_as_asked(
     SPLIT_TABLE.validate(table)
     for _, own in table.groupby("subject"):
         own = own.sort_values("start")
-        assert (own["end"].to_numpy()[:-1] == own["start"].to_numpy()[1:]).all()  # no hole, no overlap
+        assert (
+            own["end"].to_numpy()[:-1] == own["start"].to_numpy()[1:]
+        ).all()  # no hole, no overlap
         assert own["start"].iloc[0] <= pd.Timestamp("2026-01-05 07:35")
         assert own["end"].iloc[-1] > pd.Timestamp("2026-01-05 07:35") + pd.Timedelta(days=days)
         assert (own["start"] == own["start"].dt.floor("D")).all()

@@ -24,7 +24,9 @@ def gatherer_of(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGathe
 
 
 @pytest.mark.parametrize("seconds_late", [0, 140, -140])
-def test_noise_after_an_origin_leaves_its_input_bit_identical(task: Task, seconds_late: int) -> None:
+def test_noise_after_an_origin_leaves_its_input_bit_identical(
+    task: Task, seconds_late: int
+) -> None:
     """Raw readings after the origin become noise; the model's input does not change by one bit."""
     readings = invent_readings(people=4, days=14)
     readings.frame["time"] += pd.Timedelta(seconds=seconds_late)
@@ -80,7 +82,9 @@ def test_an_unobserved_slot_is_never_a_target(share: float, seed: int) -> None:
         expected[: len(ahead)] = ahead
         np.testing.assert_array_equal(batch.target_observed_BH[number], ~np.isnan(expected))
         got = SCALER.to_mg_dl(batch.target_BH[number]).numpy()
-        np.testing.assert_allclose(got[~np.isnan(expected)], expected[~np.isnan(expected)], rtol=1e-5)
+        np.testing.assert_allclose(
+            got[~np.isnan(expected)], expected[~np.isnan(expected)], rtol=1e-5
+        )
 
 
 def test_a_late_reading_of_the_origin_slot_is_not_in_the_context(task: Task) -> None:
@@ -101,9 +105,13 @@ def test_context_is_cut_at_the_split_boundary(
 ) -> None:
     origins, _ = build_origins(corpus, splits, task)
     temporal = origins[origins["split"] == "temporal"].groupby("subject").head(1)
-    batch = gatherer_of(corpus, splits, task).gather(torch.from_numpy(origin_rows(corpus, temporal)))
+    batch = gatherer_of(corpus, splits, task).gather(
+        torch.from_numpy(origin_rows(corpus, temporal))
+    )
     begins = temporal.merge(splits, on=["source", "subject", "split"])["start"]
-    inside = ((temporal["origin"].reset_index(drop=True) - begins) / pd.Timedelta("5min")).astype(int)
+    inside = ((temporal["origin"].reset_index(drop=True) - begins) / pd.Timedelta("5min")).astype(
+        int
+    )
     for number, steps in enumerate(inside + 1):
         observed = batch.context_observed_BLC[number, :, 0]
         assert steps < task.context_steps
@@ -167,7 +175,12 @@ def test_scaler_sees_training_rows_alone(corpus: Corpus) -> None:
     changed = corpus.values_TC.copy()
     changed[1000:] += 1e4
     other = Corpus(
-        changed, corpus.observed_TC, corpus.late_T, corpus.slot_of_day_T, corpus.people, corpus.kernels_2K
+        changed,
+        corpus.observed_TC,
+        corpus.late_T,
+        corpus.slot_of_day_T,
+        corpus.people,
+        corpus.kernels_2K,
     )
     assert Scaler.fit(corpus, rows) == Scaler.fit(other, rows)
     glucose = corpus.values_TC[:1000, 0][corpus.observed_TC[:1000, 0]]

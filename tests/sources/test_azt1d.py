@@ -77,7 +77,9 @@ def test_a_bolus_repeated_at_one_time_was_given_once(tmp_path: Path) -> None:
 
 
 def test_two_different_boluses_at_one_time_both_count(tmp_path: Path) -> None:
-    write(tmp_path, ["2024-02-02 23:08:00,,,0.7,,3.0,,,105", "2024-02-02 23:08:00,,,0.7,,1.0,,,106"])
+    write(
+        tmp_path, ["2024-02-02 23:08:00,,,0.7,,3.0,,,105", "2024-02-02 23:08:00,,,0.7,,1.0,,,106"]
+    )
     series, _ = build_series({"azt1d": read(tmp_path)}, GridOptions())
     assert series["bolus_u"].sum() == 4.0
     assert series["glucose_mg_dl"].tolist() == [106.0]  # the last of equal times
@@ -104,7 +106,8 @@ def test_missing_basal_is_missing_and_zero_is_zero(tmp_path: Path) -> None:
 def test_implausible_insulin_is_flagged_and_glucose_kept(tmp_path: Path) -> None:
     times = pd.date_range("2024-01-01", periods=2 * 288, freq="5min")
     rows = [
-        f"{time},,,1.0,,{25.0 if number % 40 == 0 else ''},,,120" for number, time in enumerate(times)
+        f"{time},,,1.0,,{25.0 if number % 40 == 0 else ''},,,120"
+        for number, time in enumerate(times)
     ]
     write(tmp_path, rows, subject=11)
     series, tally = build_series({"azt1d": read(tmp_path)}, GridOptions())
@@ -114,7 +117,9 @@ def test_implausible_insulin_is_flagged_and_glucose_kept(tmp_path: Path) -> None
 
 
 def test_person_who_logs_no_carbs_has_missing_carbs(tmp_path: Path) -> None:
-    write(tmp_path, ["2024-02-02 00:01:42,,,0.4,,2.0,,0.0,164", "2024-02-02 00:06:42,,,0.4,,,,,161"])
+    write(
+        tmp_path, ["2024-02-02 00:01:42,,,0.4,,2.0,,0.0,164", "2024-02-02 00:06:42,,,0.4,,,,,161"]
+    )
     series, _ = build_series({"azt1d": read(tmp_path)}, GridOptions())
     assert series["carbs_g"].isna().all()
 

@@ -108,7 +108,7 @@ def test_pinball_by_hand() -> None:
 def test_an_absent_gpu_is_an_error_not_a_cpu_run() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(InputError, match="training.device is 'gpu'"):
+    with pytest.raises(InputError, match=r"training\.device is 'gpu'"):
         require_device("gpu")
 
 

@@ -23,7 +23,7 @@ class Options(BaseModel, extra="forbid", frozen=True):
 def fit(history: History, options: Options) -> dict[str, np.ndarray]:
     """The damping and slope length that fit the training nights best."""
     candidates = [
-        {"damping": np.float64(damping), "slope_steps": np.int64(steps)}
+        {"damping": np.asarray(damping), "slope_steps": np.asarray(steps)}
         for damping in options.dampings
         for steps in options.slope_steps
     ]
@@ -31,8 +31,7 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
         np.nanmean((forecast(state, history.nights) - history.target_NH) ** 2)
         for state in candidates
     ]
-    best = candidates[int(np.argmin(errors))]
-    return {name: np.asarray(value) for name, value in best.items()}
+    return candidates[int(np.argmin(errors))]
 
 
 def forecast(state: dict[str, np.ndarray], nights: Nights) -> np.ndarray:

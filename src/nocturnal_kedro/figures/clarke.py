@@ -13,7 +13,8 @@ from nocturnal_kedro.metrics.clinical import ZONES, clarke_zones
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-TOP = 420  # mg/dL, where the drawing ends; points beyond are drawn on the edge, scored where they are
+# Where the drawing ends in mg/dL; points beyond are drawn on the edge and scored where they are.
+TOP = 420
 # Polylines of the zone boundaries, clipped to the drawing (Clarke et al. 1987).
 BOUNDARIES = (
     ((0, 70), (58.33, 70), (TOP / 1.2, TOP)),  # upper edge of A
@@ -69,7 +70,9 @@ def clarke_grid(forecasts: dict[str, pd.DataFrame]) -> Figure:
                 col=column,
             )
         for zone, x, y in LABELS:
-            figure.add_annotation(x=x, y=y, text=f"<b>{zone}</b>", showarrow=False, row=1, col=column)
+            figure.add_annotation(
+                x=x, y=y, text=f"<b>{zone}</b>", showarrow=False, row=1, col=column
+            )
     figure.update_xaxes(range=[0, TOP], title="truth, mg/dL")
     figure.update_yaxes(range=[0, TOP])
     figure.update_yaxes(title="forecast, mg/dL", col=1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def error_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
-    """RMSE per step, each person counting once: mean over people of sqrt(mse); a panel per split."""
+    """RMSE per step: mean over people of sqrt(mse), so that each counts once; a panel per split."""
     return _by_step(
         scores.assign(value=np.sqrt(scores["mse"])), styles, "RMSE, mg/dL (mean over people)"
     )

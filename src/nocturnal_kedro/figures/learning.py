@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-def learning_curves(
-    logs: dict[str, pd.DataFrame], styles: dict[str, dict[str, object]]
-) -> Figure:
+def learning_curves(logs: dict[str, pd.DataFrame], styles: dict[str, dict[str, object]]) -> Figure:
     """Validation RMSE by epoch; the best epoch, which was kept, is marked."""
     from plotly.graph_objects import Figure
 

@@ -24,8 +24,6 @@ def clarke_zones(reference_mg_dl: np.ndarray, forecast_mg_dl: np.ndarray) -> np.
     slack = 1e-9 * np.maximum(np.abs(r), 1.0)
     in_a = (np.abs(p - r) <= 0.2 * r + slack) | ((r <= 70) & (p <= 70))
     in_e = ((r <= 70) & (p >= 180)) | ((r >= 180) & (p <= 70))
-    in_c = ((r >= 70) & (p >= r + 110)) | (
-        (r >= 130) & (r <= 180) & (p <= 1.4 * r - 182 + slack)
-    )
+    in_c = ((r >= 70) & (p >= r + 110)) | ((r >= 130) & (r <= 180) & (p <= 1.4 * r - 182 + slack))
     in_d = ((r >= 240) | (r <= 70)) & (p >= 70) & (p <= 180)
     return np.select([in_a, in_e, in_c, in_d], ["A", "E", "C", "D"], default="B")

@@ -31,7 +31,9 @@ class Forecast(NamedTuple):
 class Forecaster(Protocol):
     """A `torch.nn.Module` whose forward pass answers one `Batch`."""
 
-    def __call__(self, batch: Batch) -> Forecast: ...
+    def __call__(self, batch: Batch) -> Forecast:
+        """The forecast of every window; the targets in `batch` must not touch it."""
+        ...
 
 
 @dataclass(frozen=True)

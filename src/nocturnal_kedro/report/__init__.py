@@ -154,7 +154,10 @@ def _tables(content: Content) -> list[dict[str, Any]]:
         for suffix, hours in (("", "8"), ("_6h", "6")):
             table = rows.sort_values(f"rmse_mg_dl{suffix}")
             shown = [
-                {name.removesuffix(suffix) if suffix else name: value for name, value in row.items()}
+                {
+                    name.removesuffix(suffix) if suffix else name: value
+                    for name, value in row.items()
+                }
                 for row in table[["model", "nights", "subjects", *_columns(table, suffix)]].to_dict(
                     "records"
                 )

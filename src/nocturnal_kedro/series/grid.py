@@ -119,6 +119,10 @@ def _grid_subject(
     frame["glucose_clipped"] = _any_in_slot(slot, glucose["glucose_mg_dl"] != clipped, len(times))
     frame["glucose_late"] = _any_in_slot(slot, glucose["time"] > nearest, len(times))
 
+    count("slots with a glucose reading", observed.sum())
+    beyond = (rows["time"] <= times[0] - SLOT) | (rows["time"] > times[-1])
+    entered = rows[["bolus_u", "carbs_g", "steps", "heart_rate"]].notna().any(axis=1)
+    count("entries before the first or after the last glucose reading", (beyond & entered).sum())
     frame["basal_u_h"] = _basal_rate(rows, times)
     pump = frame["basal_u_h"].notna().to_numpy()
     frame["bolus_u"] = _amounts(rows, "bolus_u", times, recorded=pump)

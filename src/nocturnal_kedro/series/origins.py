@@ -64,7 +64,9 @@ def build_origins(
         reasons = nights["reason"].value_counts()
         raise InputError(
             f"no eligible night to test on among {len(nights)} midnights: "
-            + "; ".join(f"{count} {reason or 'kept for training'}" for reason, count in reasons.items())
+            + "; ".join(
+                f"{count} {reason or 'kept for training'}" for reason, count in reasons.items()
+            )
             + ". Give more days of data, or lower task.coverage."
         )
     return kept, tally[["source", "subject", "stage", "reason", "rows"]]
@@ -126,7 +128,11 @@ def _segment_of_rows(
         own = splits[(splits["source"] == person.source) & (splits["subject"] == person.subject)]
         for segment in own.itertuples():
             begin, end = (
-                int(np.clip(person.first + (moment - person.start) // SLOT, person.first, person.last))
+                int(
+                    np.clip(
+                        person.first + (moment - person.start) // SLOT, person.first, person.last
+                    )
+                )
                 for moment in (segment.start, segment.end)
             )
             first[begin:end], last[begin:end], split[begin:end] = begin, end, segment.split

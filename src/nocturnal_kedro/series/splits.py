@@ -34,8 +34,9 @@ def build_splits(series: pd.DataFrame, options: SplitOptions) -> pd.DataFrame:
     """
     spans = series.groupby(["source", "subject"])["time"].agg(["min", "max"]).reset_index()
     rows: list[tuple[str, str, str, pd.Timestamp, pd.Timestamp]] = []
-    for number, (source, people) in enumerate(spans.groupby("source")):
-        draw = np.random.default_rng([options.seed, number])
+    for source, people in spans.groupby("source"):
+        # Seeded by name: who is held out does not depend on what else is loaded beside it.
+        draw = np.random.default_rng([options.seed, *str(source).encode()])
         order = draw.permutation(len(people))
         held_out, validation = _head_counts(str(source), len(people), options)
         for rank, person in zip(np.argsort(order), people.itertuples(), strict=True):

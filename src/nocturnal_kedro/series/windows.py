@@ -158,7 +158,7 @@ def fill_forward(values_BLC: Tensor, observed_BLC: Tensor) -> Tensor:
 
 
 def _decay_matrices(kernels_2K: np.ndarray, horizon: int) -> np.ndarray:
-    """(2, K, H): share left at horizon step h of an amount given K - 1 - k slots before the origin."""
+    """Share left at step h of what was given K - 1 - k slots before the origin, (2, K, H)."""
     steps = kernels_2K.shape[1]
     age_KH = np.arange(steps)[::-1, None] + np.arange(1, horizon + 1)
     padded_2A = np.pad(kernels_2K, ((0, 0), (0, horizon)))

@@ -169,9 +169,7 @@ def _gatherer(
     corpus: Corpus, splits: pd.DataFrame, task: Task, scaler: Scaler, device: str
 ) -> WindowGatherer:
     require_device(device)
-    return WindowGatherer(
-        corpus, segment_starts(corpus, splits), scaler, task, TORCH_NAME[device]
-    )
+    return WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task, TORCH_NAME[device])
 
 
 def _require_windows(name: str, train_rows: np.ndarray, validation_rows: np.ndarray) -> None:
@@ -199,7 +197,7 @@ def _history(
         slot_of_day_T=corpus.slot_of_day_T[rows].astype(int),
         people=len(people),
         nights=_nights(corpus, gatherer, rows_of_nights, batch, people),
-        target_NH=_observed_target(gatherer, batch),
+        target_NH=_targets(corpus, rows_of_nights, batch),
     )
 
 
@@ -210,11 +208,10 @@ def _nights(
     batch: Batch,
     people: tuple[str, ...],
 ) -> Nights:
-    """The same windows that the models get, glucose alone and back in mg/dL."""
-    glucose_NL = gatherer.scaler.to_mg_dl(batch.context_BLC[..., 0].double())
-    unobserved_NL = ~batch.context_observed_BLC[..., 0]
+    """The same windows that the models get, glucose alone and in mg/dL."""
+    steps_L = np.arange(1 - gatherer.task.context_steps, 1)
     return Nights(
-        glucose_NL=glucose_NL.masked_fill(unobserved_NL, torch.nan).numpy(),
+        glucose_NL=_glucose(corpus, rows, steps_L, batch.context_observed_BLC[..., 0]),
         person_N=_person_index(corpus, people)[rows],
         slot_of_day_N=corpus.slot_of_day_T[rows].astype(int),
         horizon=gatherer.task.horizon_steps,
@@ -229,9 +226,18 @@ def _person_index(corpus: Corpus, people: tuple[str, ...]) -> np.ndarray:
     return np.repeat([index.get(name, UNSEEN) for name in names], lengths)
 
 
-def _observed_target(gatherer: WindowGatherer, batch: Batch) -> np.ndarray:
-    target_NH = gatherer.scaler.to_mg_dl(batch.target_BH.double())
-    return target_NH.masked_fill(~batch.target_observed_BH, torch.nan).cpu().numpy()
+def _targets(corpus: Corpus, rows: np.ndarray, batch: Batch) -> np.ndarray:
+    """What happened in the horizon, (N, H) in mg/dL; NaN where unobserved."""
+    steps_H = np.arange(1, batch.target_BH.shape[1] + 1)
+    return _glucose(corpus, rows, steps_H, batch.target_observed_BH)
+
+
+def _glucose(
+    corpus: Corpus, rows: np.ndarray, steps: np.ndarray, observed: torch.Tensor
+) -> np.ndarray:
+    """Readings as they are: scaled and back, 70 mg/dL would no longer be 70."""
+    row_NS = (rows[:, None] + steps).clip(0, len(corpus.values_TC) - 1)
+    return np.where(observed.cpu().numpy(), corpus.values_TC[row_NS, 0].astype(float), np.nan)
 
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -249,7 +255,7 @@ def _answer_model(
     for part in rows.split(FORECAST_BATCH):
         batch = gatherer.gather(part.to(gatherer.device))
         answer = module(batch)
-        targets.append(_observed_target(gatherer, batch))
+        targets.append(_targets(corpus, part.numpy(), batch))
         points.append(_to_numpy(gatherer, answer.point_BH))
         if answer.quantiles_BHQ is not None:
             quantiles.append(_to_numpy(gatherer, answer.quantiles_BHQ))
@@ -266,7 +272,7 @@ def _answer_baseline(
     batch = gatherer.gather(rows)
     nights = _nights(corpus, gatherer, rows.numpy(), batch, artifact.people)
     point_NH = plugins.load("baseline", artifact.name).forecast(artifact.state, nights)
-    return _observed_target(gatherer, batch), point_NH, None
+    return _targets(corpus, rows.numpy(), batch), point_NH, None
 
 
 def _to_numpy(gatherer: WindowGatherer, scaled: torch.Tensor) -> np.ndarray:

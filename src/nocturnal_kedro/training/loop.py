@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,11 @@ def train(
                 schedule.step()
                 optimizer.zero_grad()
                 losses.append(loss.item())
+                bar.set_postfix_str(
+                    f"epoch {epoch}, loss {losses[-1]:.3f}, best RMSE {best_rmse:.3f}",
+                    refresh=False,
+                )
                 bar.update()
-                bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.3f}", rmse=f"{best_rmse:.3f}")
 
             validation_loss, rmse = validate(module, gatherer, validation_rows, training.batch_size)
             epochs.append(
@@ -90,7 +94,7 @@ def train(
                     "train_loss": float(np.mean(losses)),
                     "validation_loss": validation_loss,
                     "validation_rmse": rmse,
-                    "learning_rate": schedule.get_last_lr()[0],
+                    "learning_rate": float(schedule.get_last_lr()[0]),
                     "seconds": time.perf_counter() - started,
                 }
             )
@@ -172,7 +176,7 @@ def validate(
     return loss / count, math.sqrt(squared / count)
 
 
-def progress(total_steps: int, name: str) -> tqdm:
+def progress(total_steps: int, name: str) -> tqdm[NoReturn]:
     """A bar with speed and time left; in a log file it speaks every 15 seconds only."""
     interactive = sys.stderr.isatty()
     return tqdm(

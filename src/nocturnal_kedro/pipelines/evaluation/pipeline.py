@@ -2,12 +2,14 @@
 
 from functools import partial, update_wrapper
 
-from kedro.pipeline import Pipeline, node
+from kedro.pipeline import Node, Pipeline, node
 
 from nocturnal_kedro.pipelines.evaluation import nodes
 
 
-def create_pipeline(experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]) -> Pipeline:
+def create_pipeline(
+    experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
+) -> Pipeline:
     """`{experiment}.{model}.forecasts`, `.cost` and `.scores` of every model and baseline."""
     return Pipeline(
         [
@@ -19,7 +21,7 @@ def create_pipeline(experiment: str, models: tuple[str, ...], baselines: tuple[s
     )
 
 
-def _one_model(experiment: str, model: str, namespace: str) -> list:
+def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
     score = partial(nodes.score, experiment=experiment, model=model)
     return [
         node(

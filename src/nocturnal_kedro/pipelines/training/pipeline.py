@@ -9,7 +9,9 @@ from nocturnal_kedro.pipelines.training import nodes
 SHARED = ["corpus", "splits", "origins", "params:task"]
 
 
-def create_pipeline(experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]) -> Pipeline:
+def create_pipeline(
+    experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
+) -> Pipeline:
     """A fitted `{experiment}.{model}.model` for every model and baseline."""
     fit_models = [
         node(
