@@ -7,9 +7,9 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.errors import require_known, validated
 
 KINDS = {"source": "sources", "model": "models", "baseline": "baselines"}
 
@@ -34,12 +34,5 @@ def load(kind: str, name: str) -> ModuleType:
 
 def options(kind: str, name: str, given: dict[str, Any] | None) -> BaseModel:
     """The plug-in's `Options`, with its defaults and what was `given` over them."""
-    try:
-        return load(kind, name).Options.model_validate(given or {})
-    except ValidationError as error:
-        faults = "; ".join(
-            f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {fault['input']!r})"
-            for fault in error.errors()
-        )
-        allowed = ", ".join(load(kind, name).Options.model_fields)
-        raise InputError(f"options of {kind} '{name}': {faults}. Allowed: {allowed}.") from error
+    record: type[BaseModel] = load(kind, name).Options
+    return validated(record, given, f"options of {kind} '{name}'")

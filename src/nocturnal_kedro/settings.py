@@ -1,8 +1,8 @@
 """Kedro's project settings: https://docs.kedro.org."""
 
-from nocturnal_kedro.hooks import ClearErrors, EntryChecks, ModelSelection, RunRecord, Summary
+from nocturnal_kedro.hooks import ClearErrors, EntryChecks, RunRecord, Summary
 
-HOOKS = (ModelSelection(), EntryChecks(), RunRecord(), Summary(), ClearErrors())
+HOOKS = (EntryChecks(), RunRecord(), Summary(), ClearErrors())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

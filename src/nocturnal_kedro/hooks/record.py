@@ -1,4 +1,4 @@
-"""Kedro's hooks: which models run, what is recorded of a run, how a mistake is told."""
+"""What made a run, kept as the dataset `run_record`, and what a run says at its end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
-
-from nocturnal_kedro.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,38 +34,6 @@ RECORDED_PACKAGES = (
     "pandas",
 )
 RUN_RECORD = "run_record"
-MODEL_OPTIONS = "params:model_options."
-
-
-class ModelSelection:
-    """Builds the pipelines for the models that the parameter `models` names."""
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        from nocturnal_kedro.pipeline_registry import select_models
-
-        try:
-            select_models(context.config_loader["parameters"]["models"])
-        except InputError as error:
-            raise _for_the_command_line(error) from error
-
-
-class EntryChecks:
-    """What can be known to be wrong before the first node is told before the first node."""
-
-    @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        from nocturnal_kedro import plugins
-        from nocturnal_kedro.training.device import require_device
-
-        try:
-            for name in sorted(pipeline.inputs()):
-                if name.startswith(MODEL_OPTIONS):
-                    plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
-                elif name == "params:training":
-                    require_device(catalog.load(name).device)
-        except InputError as error:
-            raise _for_the_command_line(error) from error
 
 
 class RunRecord:
@@ -151,24 +116,6 @@ class Summary:
             if name.endswith(".report"):
                 report: Any = catalog[name]
                 click.echo(f"Report: {_relative(Path(report._get_load_path()))}")
-
-
-class ClearErrors:
-    """On the command line a mistake of the user ends in its message, not in a traceback."""
-
-    @hook_impl
-    def on_pipeline_error(self, error: Exception) -> None:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise _for_the_command_line(cause) from error
-            cause = cause.__cause__
-
-
-def _for_the_command_line(error: InputError) -> Exception:
-    """The same error, as click shows it where click is at work."""
-    on_command_line = click.get_current_context(silent=True) is not None
-    return click.ClickException(str(error)) if on_command_line else error
 
 
 def _command(run_params: dict[str, Any]) -> str:

@@ -1,0 +1,109 @@
+"""What can be known to be wrong before the first node is told before the first node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.validation.parameter_validator import ParameterValidator
+from pydantic import BaseModel
+
+from nocturnal_kedro import plugins
+from nocturnal_kedro.errors import InputError, require_known, validated
+from nocturnal_kedro.hooks.record import RUN_RECORD
+
+MODEL_OPTIONS = "params:model_options."
+
+
+class EntryChecks:
+    """Builds the pipelines of the selected models; raises on what no run could use."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        from nocturnal_kedro.pipeline_registry import select_models
+
+        parameters = context.config_loader["parameters"]
+        with _told_on_the_command_line():
+            select_models(parameters["models"])
+            require_known_parameters(parameters, context.config_loader["globals"])
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        from nocturnal_kedro.training.device import require_device
+
+        needed = pipeline.inputs()
+        with _told_on_the_command_line():
+            for name in sorted(needed):
+                if name.startswith(MODEL_OPTIONS):
+                    plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
+            if "params:training" in needed:
+                require_device(catalog.load("params:training").device)
+            _require_made(needed, catalog)
+
+
+class ClearErrors:
+    """On the command line a mistake of the user ends in its message, not in a traceback."""
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise _for_the_command_line(cause) from error
+            cause = cause.__cause__
+
+
+def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Raise `InputError` on a parameter that nothing takes, or with a value not allowed.
+
+    `shared` are the globals, which `--params` overrides by the same names.
+    """
+    names = (name for pipeline in pipelines.values() for name in pipeline.inputs())
+    taken = {n.removeprefix("params:").split(".")[0] for n in names if n.startswith("params:")}
+    for name in parameters:
+        require_known("parameter", name, {*taken, "model_options", "models", *shared})
+    for name in parameters["model_options"]:
+        plugins.require("model", name)
+    records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
+    for name, record in records.items():
+        if isinstance(record, type) and issubclass(record, BaseModel):
+            validated(record, parameters[name], f"parameter '{name}'")
+
+
+def _require_made(needed: set[str], catalog: DataCatalog) -> None:
+    """Raise `InputError` if a dataset that an earlier stage makes is not there."""
+    for name in sorted(needed - {RUN_RECORD}):
+        if name.startswith("param") or catalog.exists(name):
+            continue
+        makers = [
+            stage
+            for node in pipelines["__default__"].nodes
+            if name in node.outputs
+            for stage in node.tags
+        ]
+        raise InputError(
+            f"'{name}' is needed and does not exist: {catalog[name]}. Run "
+            f"`kedro run --pipelines={makers[0]}` with the same --params first, or give the "
+            f"data_root of the run that made it."
+        )
+
+
+@contextmanager
+def _told_on_the_command_line() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise _for_the_command_line(error) from error
+
+
+def _for_the_command_line(error: InputError) -> Exception:
+    """The same error, as click shows it where click is at work."""
+    on_command_line = click.get_current_context(silent=True) is not None
+    return click.ClickException(str(error)) if on_command_line else error
