@@ -69,6 +69,37 @@ def test_missing_canonical_column_is_named() -> None:
         build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
 
 
+@pytest.mark.parametrize(
+    ("column", "odd", "fine"),
+    [
+        ("basal_u_h", 51.0, 50.0),
+        ("bolus_u", -1.0, 0.0),
+        ("bolus_u", 101.0, 100.0),
+        ("carbs_g", 1001.0, 1000.0),
+        ("steps", -5.0, 0.0),
+        ("heart_rate", 19.0, 20.0),
+    ],
+)
+def test_implausible_entries_are_missing_and_counted(column: str, odd: float, fine: float) -> None:
+    times = ["0m", "5m", "10m", "15m"]
+    entries = {column: [np.nan, odd, fine, np.nan], "basal_minutes": [5.0] * 4}
+    series, tally = grid(times, glucose_mg_dl=[100.0] * 4, **entries)
+    SERIES.validate(series)
+    counted = {reason: rows for reason, rows in reasons(tally).items() if "set missing" in reason}
+    assert list(counted.values()) == [1]
+    assert next(iter(counted)).startswith(column)
+    assert (series[column] == fine).any()
+    assert not (series[column] == odd).any()
+
+
+def test_doses_outside_the_glucose_record_are_counted() -> None:
+    series, tally = grid(
+        ["0m", "2h", "3h"], glucose_mg_dl=[np.nan, 100, np.nan], bolus_u=[1.0, 2.0, 3.0]
+    )
+    assert series["bolus_u"].tolist() == [2.0]
+    assert reasons(tally)["entries before the first or after the last glucose reading"] == 2
+
+
 def test_suspended_pump_stays_zero_and_a_missing_record_stays_missing() -> None:
     nothing = [np.nan] * 4
     series, _ = grid(

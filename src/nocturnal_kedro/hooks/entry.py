@@ -56,7 +56,7 @@ class ClearErrors:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, InputError):
-                raise _for_the_command_line(cause) from error
+                _tell_on_the_command_line(cause)
             cause = cause.__cause__
 
 
@@ -100,10 +100,11 @@ def _told_on_the_command_line() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise _for_the_command_line(error) from error
+        _tell_on_the_command_line(error)
+        raise
 
 
-def _for_the_command_line(error: InputError) -> Exception:
-    """The same error, as click shows it where click is at work."""
-    on_command_line = click.get_current_context(silent=True) is not None
-    return click.ClickException(str(error)) if on_command_line else error
+def _tell_on_the_command_line(error: InputError) -> None:
+    """Raise the error as click shows it, if click is at work; elsewhere it goes on as it is."""
+    if click.get_current_context(silent=True) is not None:
+        raise click.ClickException(str(error)) from error

@@ -178,7 +178,8 @@ def _processor() -> str:
 
 def _parameters_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Any]:
     """Those top-level parameters that the pipeline's nodes take, whole and with their defaults."""
-    taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs()}
+    given_names = (name for name in pipeline.inputs() if name.startswith("params:"))
+    taken = {name.removeprefix("params:").split(".")[0] for name in given_names}
     given = catalog.load("parameters")
     return {name: _plain(value) for name, value in given.items() if name in taken}
 

@@ -16,6 +16,7 @@ from nocturnal_kedro.series.schema import (
     GLUCOSE_CEILING_MG_DL,
     GLUCOSE_FLOOR_MG_DL,
     MG_DL_PER_MMOL_L,
+    PLAUSIBLE,
     READING_COLUMNS,
     SLOT,
     STEP_MINUTES,
@@ -91,6 +92,11 @@ def _grid_subject(
     count("rows without a time", untimed.sum())
     rows = rows[~untimed].sort_values("time", kind="stable")
 
+    for column, limits in PLAUSIBLE.items():
+        odd = rows[column].notna() & ~rows[column].between(*limits)
+        count(f"{column} out of {limits[0]:g} to {limits[1]:g}, set missing", odd.sum())
+        rows = rows.assign(**{column: rows[column].mask(odd)})
+
     glucose = rows.loc[rows["glucose_mg_dl"].notna(), ["time", "glucose_mg_dl"]]
     _require_mg_dl(source, subject, glucose["glucose_mg_dl"])
     real = glucose["glucose_mg_dl"].between(
@@ -121,7 +127,7 @@ def _grid_subject(
 
     count("slots with a glucose reading", observed.sum())
     beyond = (rows["time"] <= times[0] - SLOT) | (rows["time"] > times[-1])
-    entered = rows[["bolus_u", "carbs_g", "steps", "heart_rate"]].notna().any(axis=1)
+    entered = rows[[name for name in PLAUSIBLE if name != "basal_u_h"]].notna().any(axis=1)
     count("entries before the first or after the last glucose reading", (beyond & entered).sum())
     frame["basal_u_h"] = _basal_rate(rows, times)
     pump = frame["basal_u_h"].notna().to_numpy()

@@ -33,6 +33,15 @@ READING_COLUMNS = (
 # What the series holds for one 5-minute slot; NaN means unobserved.
 SERIES_CHANNELS = ("glucose_mg_dl", "basal_u_h", "bolus_u", "carbs_g", "steps", "heart_rate")
 
+# What one entry may say, lowest and highest; the grid sets anything else missing and counts it.
+PLAUSIBLE = {
+    "basal_u_h": (0.0, 50.0),
+    "bolus_u": (0.0, 100.0),
+    "carbs_g": (0.0, 1000.0),
+    "steps": (0.0, 5000.0),
+    "heart_rate": (20.0, 260.0),
+}
+
 TALLY_COLUMNS = ("subject", "stage", "reason", "rows")
 
 
@@ -64,8 +73,12 @@ def readings_frame(columns: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _channel(low: float, high: float) -> pa.Column:
+def _level(low: float, high: float) -> pa.Column:
     return pa.Column(float, pa.Check.in_range(low, high), nullable=True)
+
+
+def _amount() -> pa.Column:  # several entries may fall into one slot
+    return pa.Column(float, pa.Check.ge(0), nullable=True)
 
 
 _KEY = {"source": pa.Column(str), "subject": pa.Column(str)}
@@ -74,14 +87,14 @@ SERIES = pa.DataFrameSchema(
     {
         **_KEY,
         "time": pa.Column("datetime64[ns]", pa.Check(lambda t: t.dt.floor("5min") == t)),
-        "glucose_mg_dl": _channel(GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL),
+        "glucose_mg_dl": _level(GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL),
         "glucose_clipped": pa.Column(bool),
         "glucose_late": pa.Column(bool),
-        "basal_u_h": _channel(0, 50),
-        "bolus_u": _channel(0, 100),
-        "carbs_g": _channel(0, 1000),
-        "steps": _channel(0, 5000),
-        "heart_rate": _channel(20, 260),
+        "basal_u_h": _level(*PLAUSIBLE["basal_u_h"]),
+        "bolus_u": _amount(),
+        "carbs_g": _amount(),
+        "steps": _amount(),
+        "heart_rate": _level(*PLAUSIBLE["heart_rate"]),
         "insulin_flagged": pa.Column(bool),
     },
     unique=["source", "subject", "time"],

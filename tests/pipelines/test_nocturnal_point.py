@@ -1,0 +1,202 @@
+"""The whole experiment, end to end, on the simulated cohort and on real recordings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.framework.context import KedroContext
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series.schema import TEST_SPLITS
+from tests.pipelines.conftest import Run
+
+BASELINES = ["climatology", "damped_trend", "last_value", "subject_mean"]
+MEASURED = [
+    "rmse_mg_dl", "rmse_pooled_mg_dl", "mae_mg_dl", "mape_pct", "skill_vs_last_value",
+    "clarke_a_pct", "clarke_ab_pct",
+]  # fmt: skip
+
+
+def board_of(context: KedroContext) -> pd.DataFrame:
+    return context.catalog.load("nocturnal_point.leaderboard").set_index(["split", "model"])
+
+
+def rmse_from_forecasts(context: KedroContext, model: str, split: str, steps: int) -> np.ndarray:
+    """(subject-macro, pooled) RMSE, from the saved forecasts and the frozen table alone."""
+    rows = context.catalog.load(f"nocturnal_point.{model}.forecasts").merge(
+        context.catalog.load("origins"), on=["source", "subject", "origin"]
+    )
+    rows = rows[(rows["split"] == split) & (rows["step"] <= steps)].dropna(subset="target_mg_dl")
+    square = (rows["forecast_mg_dl"] - rows["target_mg_dl"]) ** 2
+    by_subject = square.groupby([rows["source"], rows["subject"]]).mean()
+    return np.array([np.sqrt(by_subject).mean(), np.sqrt(square.mean())])
+
+
+def test_leaderboard_has_every_model_split_and_column(
+    finished: tuple[Path, KedroContext],
+) -> None:
+    board = board_of(finished[1])
+    assert sorted(board.index) == sorted(
+        (split, model) for split in TEST_SPLITS for model in ("ttm", "chronos2", *BASELINES)
+    )
+    columns = {"nights", "subjects", *MEASURED, *(f"{name}_6h" for name in MEASURED)}
+    assert columns <= set(board)
+    assert board[sorted(columns)].notna().all().all()
+    assert (board.xs("last_value", level="model")["skill_vs_last_value"] == 0).all()
+
+
+@pytest.mark.parametrize("split", TEST_SPLITS)
+@pytest.mark.parametrize("model", ["ttm", "chronos2", *BASELINES])
+def test_leaderboard_rmse_is_that_of_the_saved_forecasts(
+    finished: tuple[Path, KedroContext], model: str, split: str
+) -> None:
+    row = board_of(finished[1]).loc[(split, model)]
+    for suffix, steps in (("", 96), ("_6h", 72)):
+        expected = rmse_from_forecasts(finished[1], model, split, steps)
+        got = row[[f"rmse_mg_dl{suffix}", f"rmse_pooled_mg_dl{suffix}"]].to_numpy(float)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_every_model_is_asked_the_same_nights(finished: tuple[Path, KedroContext]) -> None:
+    catalog = finished[1].catalog
+    night = ["source", "subject", "origin", "step", "target_mg_dl"]
+    first = catalog.load("nocturnal_point.ttm.forecasts")[night]
+    origins = catalog.load("origins")
+    assert len(first) == 96 * (origins["split"] != "train").sum()
+    for model in ("chronos2", *BASELINES):
+        other = catalog.load(f"nocturnal_point.{model}.forecasts")[night]
+        pd.testing.assert_frame_equal(other, first)
+
+
+def test_names_that_users_rely_on(finished: tuple[Path, KedroContext]) -> None:
+    catalog = finished[1].catalog
+    assert list(catalog.load("origins")) == ["source", "subject", "origin", "split"]
+    forecasts = catalog.load("nocturnal_point.chronos2.forecasts")
+    assert list(forecasts)[:6] == [
+        "source", "subject", "origin", "step", "target_mg_dl", "forecast_mg_dl"
+    ]  # fmt: skip
+    assert list(forecasts)[6:] == [f"q{k:g}" for k in (0.01, *np.arange(1, 20) / 20, 0.99)]
+    assert forecasts["target_mg_dl"].isna().any()  # a lost reading is no target
+    for name in ("series", "corpus", "splits", "nocturnal_point.ttm.model"):
+        assert catalog.exists(name)
+    assert catalog.load("nocturnal_point.ttm.scores")["model"].unique().tolist() == ["ttm"]
+
+
+def test_report_is_one_file_with_the_numbers_of_the_leaderboard(
+    finished: tuple[Path, KedroContext],
+) -> None:
+    data_root, context = finished
+    page = context.catalog.load("nocturnal_point.report")
+    for (_, model), row in board_of(context).iterrows():
+        assert f">{model}<" in page
+        assert f"{row['rmse_mg_dl']:.2f}" in page
+    assert context.catalog.load("nocturnal_point.ttm.model").record["corpus"] in page
+    assert len(list(data_root.rglob("report.html/*/report.html"))) == 1
+
+
+def test_run_record_says_how_the_run_was_made(finished: tuple[Path, KedroContext]) -> None:
+    record = json.loads((finished[0] / "08_reporting" / "run_record.json").read_text())
+    assert list(record["seconds"]) == ["data_processing", "training", "evaluation", "reporting"]
+    assert all(seconds > 0 for seconds in record["seconds"].values())
+    assert record["parameters"]["training"]["epochs"] == 2
+    assert record["parameters"]["task"]["horizon_steps"] == 96  # defaults are recorded too
+    assert "--params" in record["command"]
+    assert record["versions"]["torch"]
+    assert record["git"].keys() == {"commit", "dirty"}
+
+
+def test_the_same_seed_gives_the_same_leaderboard(
+    finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
+) -> None:
+    pd.testing.assert_frame_equal(board_of(run(tmp_path)), board_of(finished[1]), check_exact=True)
+
+
+def test_only_the_models_asked_for_run(run: Run, tmp_path: Path) -> None:
+    context = run(tmp_path, models="ttm")
+    assert set(board_of(context).index.get_level_values("model")) == {"ttm", *BASELINES}
+    assert "chronos2" not in context.catalog.load("nocturnal_point.report").split("<script>")[0]
+    assert not list(tmp_path.rglob("chronos2*"))
+
+
+def test_stages_run_one_after_the_other_and_repeat_nothing(run: Run, tmp_path: Path) -> None:
+    for stage in ("data_processing", "training", "evaluation", "reporting"):
+        context = run(tmp_path, pipeline=stage, models="ttm")
+    before = board_of(context)
+    artifacts = sorted(tmp_path.rglob("weights.safetensors"))
+    again = run(tmp_path, pipeline="evaluation", models="ttm")
+    assert sorted(tmp_path.rglob("weights.safetensors")) == artifacts
+    pd.testing.assert_frame_equal(board_of(again), before)
+    record = again.catalog.load("run_record")
+    assert record["parameters"]["splits"]  # of the stage that was not repeated
+    assert set(record["seconds"]) == {"data_processing", "training", "evaluation", "reporting"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sources": "aztid"}, r"unknown source 'aztid'.*Did you mean 'azt1d'\?"),
+        ({"sources": ""}, "'sources' is empty"),
+        ({"sources": "azt1d", "raw_root": "/nowhere"}, r"no 'Subject N/Subject N.csv' under"),
+        ({"models": "ttn"}, r"unknown model 'ttn'.*Did you mean 'ttm'\?"),
+        ({"models": ""}, "'models' is empty"),
+        ({"trainin": {"epochs": 1}}, r"unknown parameter 'trainin'.*Did you mean 'training'\?"),
+        ({"training": {"epoch": 1}}, r"parameter 'training': 'epoch' Extra.*Allowed: .*epochs"),
+        ({"task": {"coverage": 2}}, r"parameter 'task': 'coverage' Input should be less than"),
+        ({"model_options": {"ttn": {}}}, r"unknown model 'ttn'"),
+        ({"model_options": {"ttm": {"d_modl": 8}}}, r"options of model 'ttm': 'd_modl'"),
+        ({"source_options": {"simulated": {"dayz": 3}}}, r"options of source 'simulated': 'dayz'"),
+        ({"source_options": {"simulated": {"subjects": 2}}}, "leave nobody to train on"),
+        ({"source_options": {"simulated": {"subjects": 8, "days": 1}}}, "no eligible night"),
+        ({"pipeline": "training"}, r"'corpus' is needed.*--pipelines=data_processing"),
+        ({"pipeline": "reporting"}, r"--pipelines=(training|evaluation)"),
+    ],
+)
+def test_bad_input_is_one_clear_error(given: dict, message: str, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=message) as raised:
+        run(tmp_path, **given)
+    errors = [raised.value]
+    while errors[-1].__cause__:
+        errors.append(errors[-1].__cause__)
+    assert any(isinstance(error, InputError) for error in errors)
+    assert not list(tmp_path.rglob("*leaderboard*"))
+
+
+@pytest.mark.slow
+def test_real_nights_of_azt1d(run: Run, raw_root: Path, tmp_path: Path) -> None:
+    context = run(
+        tmp_path, sources="azt1d", raw_root=str(raw_root), models="ttm", model_options={"ttm": {}},
+        training={"epochs": 6},
+    )  # fmt: skip
+    origins, quality = context.catalog.load("origins"), context.catalog.load("quality")
+    assert origins["subject"].nunique() in (24, 25)
+    assert (origins["origin"].dt.strftime("%H:%M:%S") == "00:00:00").all()
+    assert_covered(origins, context.catalog.load("series"))
+    # Eight hours lose a few of the 1,013 six-hour nights, the split boundaries a few more.
+    assert 950 <= len(origins) <= 1013
+
+    reasons = quality.groupby("reason")["rows"].sum()
+    assert reasons["rows in file"] == 306_712
+    assert reasons["basal in no usable unit, set missing"] == 48
+    assert reasons["basal rewritten from mU/h to U/h"] == pytest.approx(6434 - 48, rel=0.05)
+    flagged = quality[quality["reason"].str.contains("implausible insulin")]
+    assert sorted(flagged["subject"]) == ["1", "11"]
+    carbs = context.catalog.load("series").groupby("subject")["carbs_g"].sum()
+    assert carbs.index[carbs == 0].tolist() == ["23"]
+
+    board = board_of(context)
+    for split in TEST_SPLITS:
+        ttm, last = board.loc[(split, "ttm")], board.loc[(split, "last_value")]
+        assert ttm["rmse_mg_dl"] < 0.9 * last["rmse_mg_dl"]
+        assert ttm["skill_low"] > 0
+
+
+def assert_covered(origins: pd.DataFrame, series: pd.DataFrame) -> None:
+    """At least 80 % of the 24 h before and of the 8 h after every origin, read off the series."""
+    for (source, subject), nights in origins.groupby(["source", "subject"]):
+        own = series[(series["source"] == source) & (series["subject"] == subject)]
+        seen = own.set_index("time")["glucose_mg_dl"].notna()
+        for origin in nights["origin"]:
+            assert seen[origin - pd.Timedelta("23h55min") : origin].sum() >= 0.8 * 288
+            assert seen[origin + pd.Timedelta("5min") : origin + pd.Timedelta("8h")].sum() >= 76.8
