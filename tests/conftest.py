@@ -1,13 +1,19 @@
-"""What many tests start from: readings of a few invented people, and where real data may lie."""
+"""What many tests start from: invented readings, a small finished run, real data, a browser."""
 
-from __future__ import annotations
-
+import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pytest
+from kedro.framework.context import KedroContext
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
 
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
@@ -77,3 +83,95 @@ def raw_root() -> Path:
     if not RAW_ROOT.is_dir():
         pytest.skip(f"no real recordings at {RAW_ROOT}; set NOCTURNAL_RAW_ROOT to use them")
     return RAW_ROOT
+
+
+# Eight people and a handful of steps: the whole graph in seconds.
+SMALL = {
+    "source_options": {"simulated": {"subjects": 8, "days": 14}},
+    "training": {"epochs": 2, "steps_per_epoch": 5},
+    "model_options": {
+        "ttm": {"d_model": 16, "decoder_d_model": 16},
+        "chronos2": {"d_model": 16, "heads": 2, "d_ff": 16, "layers": 1},
+    },
+}
+
+Run = Callable[..., KedroContext]
+
+
+@pytest.fixture(scope="session")
+def project() -> None:
+    bootstrap_project(PROJECT)
+
+
+@pytest.fixture(scope="session")
+def run(project: None) -> Run:
+    """Run a pipeline of the project with parameters given; returns the context of the run."""
+
+    def run_pipeline(data_root: Path, pipeline: str = "nocturnal_point", **given: Any):
+        parameters = SMALL | {"data_root": str(data_root)} | given
+        with KedroSession.create(project_path=PROJECT, runtime_params=parameters) as session:
+            context = session.load_context()
+            session.run(pipeline_names=[pipeline])
+            return context
+
+    return run_pipeline
+
+
+@pytest.fixture(scope="session")
+def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, KedroContext]:
+    """`nocturnal_point` on the small simulated cohort: its data_root and context."""
+    data_root = tmp_path_factory.mktemp("finished")
+    return data_root, run(data_root)
+
+
+class Browser:
+    """Headless Chromium, and what it logged of a page."""
+
+    def __init__(self, folder: Path) -> None:
+        from selenium.webdriver import Chrome, ChromeOptions
+        from selenium.webdriver.chrome.service import Service
+
+        options = ChromeOptions()
+        for argument in (
+            "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+            "disable-background-networking", "disable-component-update", "disable-sync",
+            "hide-scrollbars", "window-size=1280,900", f"user-data-dir={folder}",
+        ):  # fmt: skip
+            options.add_argument(f"--{argument}")
+        options.binary_location = shutil.which("chromium") or ""
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = Chrome(options, Service(shutil.which("chromedriver")))
+
+    def open(self, address: str) -> None:
+        self.driver.get_log("browser")
+        self.driver.get_log("performance")
+        self.driver.get(address)
+
+    def faults(self) -> list[str]:
+        """Errors on the console since the page was opened."""
+        return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
+
+    def outside_requests(self) -> list[str]:
+        """Addresses asked for that are neither this machine's nor part of the page."""
+        events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        asked = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return [
+            address
+            for address in asked
+            if urlsplit(address).scheme in ("http", "https", "ws", "wss")
+            and urlsplit(address).hostname not in ("localhost", "127.0.0.1")
+        ]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"needs {' and '.join(missing)}; .ci/run installs them")
+    opened = Browser(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.driver.quit()

@@ -10,7 +10,7 @@ from kedro.framework.context import KedroContext
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import TEST_SPLITS
-from tests.pipelines.conftest import Run
+from tests.conftest import Run
 
 BASELINES = ["climatology", "damped_trend", "last_value", "subject_mean"]
 MEASURED = [

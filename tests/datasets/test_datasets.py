@@ -1,0 +1,115 @@
+"""What is saved loads again as it was; what is damaged or absent says so."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DatasetError, Version
+
+from nocturnal_kedro.datasets import ArtifactDataset, CorpusDataset, SourceDataset
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.models import Artifact
+from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.windows import Scaler
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    return Artifact(
+        name="ttm",
+        kind="model",
+        options={"d_model": 16},
+        scaler=Scaler((140.1, 2.0, 10.0), (40.0, 2.0, 15.0)),
+        people=("s/007", "s/b"),
+        state={"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(4)},
+        record={"corpus": "abc", "parameters": 6},
+        log=pd.DataFrame({"epoch": [1, 2], "validation_rmse": [0.5, 0.25]}),
+    )
+
+
+def test_artifact_loads_as_it_was_saved(artifact: Artifact, tmp_path: Path) -> None:
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    assert not dataset.exists()
+    dataset.save(artifact)
+    assert dataset.exists()
+    loaded = dataset.load()
+    assert (loaded.name, loaded.kind, loaded.options) == ("ttm", "model", {"d_model": 16})
+    assert (loaded.scaler, loaded.people) == (artifact.scaler, artifact.people)
+    assert loaded.record == artifact.record
+    pd.testing.assert_frame_equal(loaded.log, artifact.log)
+    assert loaded.state.keys() == artifact.state.keys()
+    for name, array in artifact.state.items():
+        np.testing.assert_array_equal(loaded.state[name], array)
+
+
+def test_an_artifact_without_a_log_loads(artifact: Artifact, tmp_path: Path) -> None:
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    dataset.save(Artifact(**(vars(artifact) | {"log": pd.DataFrame(), "state": {}})))
+    assert dataset.load().log.empty
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "artifact.json", "training_log.csv"])
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_a_damaged_artifact_is_named(
+    artifact: Artifact, tmp_path: Path, file: str, damage: str
+) -> None:
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    dataset.save(artifact)
+    path = next(tmp_path.rglob(file))
+    path.unlink() if damage == "removed" else path.write_bytes(path.read_bytes()[:0])
+    with pytest.raises(DatasetError, match=r"m'? ?.*incomplete or damaged.*Run the training"):
+        dataset.load()
+
+
+def test_saving_leaves_no_half_artifact_behind(artifact: Artifact, tmp_path: Path) -> None:
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    unsavable = Artifact(**(vars(artifact) | {"record": {"when": object()}}))
+    with pytest.raises(DatasetError):
+        dataset.save(unsavable)
+    assert not list(tmp_path.rglob("artifact.json"))
+    assert not dataset.exists()
+
+
+def test_corpus_loads_as_it_was_saved(corpus: Corpus, tmp_path: Path) -> None:
+    dataset = CorpusDataset(filepath=str(tmp_path / "corpus"))
+    assert not dataset.exists()
+    for _ in range(2):  # saving again replaces it whole
+        dataset.save(corpus)
+    loaded = dataset.load()
+    assert loaded.fingerprint == corpus.fingerprint
+    assert loaded.values_TC.dtype == np.float32
+    pd.testing.assert_frame_equal(loaded.people, corpus.people)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_fingerprint_is_of_the_content(corpus: Corpus, tmp_path: Path) -> None:
+    values = corpus.values_TC.copy()
+    values[7, 0] += 1
+    assert Corpus(**(vars_of(corpus) | {"values_TC": values})).fingerprint != corpus.fingerprint
+    assert Corpus(**vars_of(corpus)).fingerprint == corpus.fingerprint
+
+
+def vars_of(corpus: Corpus) -> dict:
+    return {name: getattr(corpus, name) for name in Corpus.__dataclass_fields__}
+
+
+def test_sources_are_named_by_words_or_by_a_list() -> None:
+    options = {"simulated": {"subjects": 3, "days": 2}}
+    for given in ("simulated", ["simulated"], "simulated simulated"):
+        loaded = SourceDataset(sources=given, path="/nowhere", options=options).load()
+        assert list(loaded) == ["simulated"]
+        assert loaded["simulated"].frame["subject"].nunique() == 3
+
+
+def test_options_of_an_unknown_source_are_refused() -> None:
+    dataset = SourceDataset(sources="simulated", path="/nowhere", options={"simulatd": {}})
+    with pytest.raises(DatasetError) as raised:
+        dataset.load()
+    assert isinstance(raised.value.__cause__, InputError)
+    assert "Did you mean 'simulated'?" in str(raised.value.__cause__)
+
+
+def test_raw_sources_are_never_written() -> None:
+    with pytest.raises(DatasetError, match="read, never written"):
+        SourceDataset(sources="simulated", path="/nowhere").save({})  # type: ignore[arg-type]

@@ -1,0 +1,139 @@
+"""Config is data: for every env nothing undeclared, nothing missing, nothing orphaned."""
+
+import ast
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kedro.framework.context import KedroContext
+from kedro.framework.project import pipelines
+from kedro.framework.session import KedroSession
+
+from tests.conftest import PROJECT
+
+ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir())
+STAGES = ("data_processing", "training", "evaluation", "reporting")
+PEOPLE = {  # datasets with a row, a name or a window of a person
+    "readings", "series", "series_tally", "splits", "corpus", "origins", "quality",
+    "{experiment}.{model}.model", "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
+    "{experiment}.report",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ENVS)
+def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
+    with KedroSession.create(project_path=PROJECT, env=request.param) as session:
+        return session.load_context()
+
+
+def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
+    assert set(pipelines) == {*STAGES, "nocturnal_point", "__default__"}
+    assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
+    names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
+    assert names == {node.name for node in pipelines["nocturnal_point"].nodes}
+    for node in pipelines["nocturnal_point"].nodes:
+        assert len(node.tags) == 1
+        assert node.tags <= set(STAGES)
+
+
+def test_no_dataset_is_undeclared_and_none_is_orphaned(context: KedroContext) -> None:
+    declared = context.config_loader["catalog"]
+    used = set()
+    for name in pipelines["nocturnal_point"].datasets():
+        if name.startswith("params:"):
+            continue
+        pattern = context.catalog.config_resolver.match_dataset_pattern(name)
+        assert name in declared or pattern in declared, name
+        used.add(name if name in declared else pattern)
+    assert {name for name in declared if not name.startswith("_")} == used
+
+
+def test_no_parameter_is_missing_and_none_is_orphaned(context: KedroContext) -> None:
+    given = context.config_loader["parameters"]
+    taken = {n.removeprefix("params:") for n in pipelines["__default__"].inputs() if "params:" in n}
+    for name in taken:
+        value = given
+        for part in name.split("."):
+            value = value[part]
+    assert {name.split(".")[0] for name in taken} | {"models"} == set(given)
+
+
+def test_every_node_can_be_sent_to_another_process(context: KedroContext) -> None:
+    for node in pipelines["__default__"].nodes:
+        again = pickle.loads(pickle.dumps(node))
+        assert again.name == node.name
+
+
+def test_nobodys_rows_are_previewed(context: KedroContext) -> None:
+    declared = context.config_loader["catalog"]
+    previewed = set()
+    for name, entry in declared.items():
+        if not name.startswith("_"):
+            told = entry["metadata"]["kedro-viz"]
+            assert told["layer"]
+            if told.get("preview", True):
+                previewed.add(name)
+    assert not previewed & PEOPLE
+    assert previewed | PEOPLE == {name for name in declared if not name.startswith("_")}
+
+
+def test_nodes_are_pure_and_short() -> None:
+    """No path, no environment and no catalogue in a node, and at most 45 lines of it."""
+    for file in (PROJECT / "src/nocturnal_kedro/pipelines").glob("*/nodes.py"):
+        tree = ast.parse(file.read_text())
+        imported = {
+            name.name.split(".")[0]
+            for part in ast.walk(tree)
+            if isinstance(part, ast.Import | ast.ImportFrom)
+            for name in part.names
+        }
+        assert not imported & {"os", "pathlib", "Path", "kedro"}, file
+        for part in tree.body:
+            if isinstance(part, ast.FunctionDef):
+                assert (part.end_lineno or 0) - part.lineno <= 45, part.name
+
+
+def test_telemetry_is_refused() -> None:
+    assert (PROJECT / ".telemetry").read_text().strip() == "consent: false"
+
+
+@pytest.mark.parametrize("option", ["--pipeline", "--pipelines"])
+def test_both_spellings_of_the_command_run(option: str, tmp_path: Path) -> None:
+    given = f"data_root={tmp_path},source_options.simulated.subjects=8"
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "kedro"), "run", f"{option}=data_processing",
+         f"--params={given}"],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "05_model_input" / "origins.csv").exists()
+
+
+def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+    given = f"sources=azt1d,raw_root={tmp_path},data_root={tmp_path}"
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "kedro"), "run", f"--params={given}"],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(told) == 1
+    assert "source 'azt1d': no 'Subject N/Subject N.csv' under" in told[0]
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_command_line_does_not_load_what_only_nodes_need() -> None:
+    script = (
+        "import json, sys; from kedro.framework.startup import bootstrap_project; "
+        "from kedro.framework.project import pipelines; "
+        f"bootstrap_project({str(PROJECT)!r}); dict(pipelines); "
+        "print(json.dumps(list(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    assert not loaded & {"torch", "plotly", "transformers", "chronos", "tsfm_public", "dask"}
