@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -31,9 +33,7 @@ SHOWN = ("cost", "leaderboard", "run_record")  # what may be previewed: no row o
 @pytest.fixture(scope="module")
 def lineage(finished: tuple[Path, KedroContext], tmp_path_factory: Any) -> Iterator[str]:
     """Address of `kedro viz run` over the finished run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("viz") / "log"
     address = f"http://127.0.0.1:{port}"
     command = [
@@ -59,8 +59,18 @@ def lineage(finished: tuple[Path, KedroContext], tmp_path_factory: Any) -> Itera
                 time.sleep(0.5)
         yield address
     finally:
-        os.killpg(server.pid, 15)
-        server.wait(timeout=30)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=30)
+
+
+def free_port() -> int:
+    """Kedro-Viz takes none above 49151, where the system would look for one."""
+    for port in random.sample(range(20_000, 49_000), 50):
+        with socket.socket() as candidate:
+            if candidate.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no free port among fifty")
 
 
 def fetch(address: str) -> Any:
