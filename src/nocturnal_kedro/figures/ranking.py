@@ -42,5 +42,5 @@ def rmse_intervals(leaderboard: pd.DataFrame, styles: dict[str, dict[str, object
             row=1,
             col=column,
         )
-    figure.update_xaxes(title="RMSE over 8 h, mg/dL")
+    figure.update_xaxes(title="RMSE, mg/dL")
     return finish(figure, height=120 + 34 * leaderboard["model"].nunique())

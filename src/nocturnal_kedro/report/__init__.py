@@ -16,7 +16,9 @@ from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import KEPT, nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
+from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Content:
     fingerprint: str
     task: Task
     splits: SplitOptions
+    comparison: Comparison
     run_record: dict[str, Any]
 
 
@@ -74,6 +77,7 @@ def render_report(content: Content) -> str:
             for number, section in enumerate(_sections(content))
         ],
         tables=_tables(content),
+        hours=list(_horizons(content)),
         quality=_quality(content.quality),
         flat_parameters=pd.json_normalize(content.run_record["parameters"]).iloc[0].to_dict(),
         split_titles=SPLIT_TITLES,
@@ -95,8 +99,8 @@ def _sections(content: Content) -> list[Section]:
     sections = [
         Section(
             "Error with its uncertainty",
-            "Subject-macro RMSE over eight hours; bars are 95 % bootstrap intervals over people. "
-            "Overlapping bars alone do not make a tie: models are compared on the same people.",
+            "Subject-macro RMSE over the whole horizon; bars are 95 % bootstrap intervals over "
+            "people. Overlapping bars alone do not make a tie: models are compared on the same people.",
             rmse_intervals(content.leaderboard, styles),
         ),
         Section(
@@ -149,26 +153,26 @@ def _div(figure: Figure, identifier: str) -> str:
 
 def _tables(content: Content) -> list[dict[str, Any]]:
     """Leaderboard rows ready to show, per split and horizon."""
-    tables = []
-    for split, rows in content.leaderboard.groupby("split", sort=True):
-        for suffix, hours in (("", "8"), ("_6h", "6")):
-            table = rows.sort_values(f"rmse_mg_dl{suffix}")
-            shown = [
-                {
-                    name.removesuffix(suffix) if suffix else name: value
-                    for name, value in row.items()
-                }
-                for row in table[["model", "nights", "subjects", *_columns(table, suffix)]].to_dict(
-                    "records"
-                )
-            ]
-            tables.append({"split": split, "hours": hours, "rows": shown})
-    return tables
+    return [
+        {"split": split, "hours": hours, "rows": _up_to(rows, suffix).to_dict("records")}
+        for split, rows in content.leaderboard.groupby("split", sort=True)
+        for hours, suffix in _horizons(content).items()
+    ]
 
 
-def _columns(table: pd.DataFrame, suffix: str) -> list[str]:
-    measured = [name for name in table if name.endswith("_6h")]
-    return measured if suffix else [name.removesuffix("_6h") for name in measured]
+def _up_to(rows: pd.DataFrame, suffix: str) -> pd.DataFrame:
+    """The columns of one horizon under their plain names, best model first."""
+    if suffix:
+        measured = rows[[name for name in rows if name.endswith(suffix)]]
+        measured.columns = measured.columns.str.removesuffix(suffix)
+        rows = rows[["model", "nights", "subjects"]].join(measured)
+    return rows.sort_values("rmse_mg_dl")
+
+
+def _horizons(content: Content) -> dict[str, str]:
+    """Hours from the origin, longest first, and the suffix of their columns."""
+    whole = f"{content.task.horizon_steps / STEPS_PER_HOUR:g}"
+    return {whole: ""} | {f"{hours:g}": f"_{hours:g}h" for hours in content.comparison.also_hours}
 
 
 def _quality(quality: pd.DataFrame) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def write_report(
     quality: pd.DataFrame,
     task: Task,
     splits: SplitOptions,
+    comparison: Comparison,
     run_record: dict[str, Any],
     *of_models: Any,
     experiment: str,
@@ -56,6 +57,7 @@ def write_report(
             fingerprint=_one_fingerprint(artifacts),
             task=task,
             splits=splits,
+            comparison=comparison,
             run_record=run_record,
         )
     )
