@@ -99,8 +99,8 @@ def _sections(content: Content) -> list[Section]:
     sections = [
         Section(
             "Error with its uncertainty",
-            "Subject-macro RMSE over the whole horizon; bars are 95 % bootstrap intervals over "
-            "people. Overlapping bars alone do not make a tie: models are compared on the same people.",
+            "Subject-macro RMSE over the whole horizon with its 95 % bootstrap interval over people. "
+            "Overlapping bars alone do not make a tie: models are compared on the same people.",
             rmse_intervals(content.leaderboard, styles),
         ),
         Section(
