@@ -99,7 +99,7 @@ def _sections(content: Content) -> list[Section]:
     sections = [
         Section(
             "Error with its uncertainty",
-            "Subject-macro RMSE over the whole horizon with its 95 % bootstrap interval over people. "
+            "Subject-macro RMSE to the end of the night; bars are 95 % intervals over people. "
             "Overlapping bars alone do not make a tie: models are compared on the same people.",
             rmse_intervals(content.leaderboard, styles),
         ),
