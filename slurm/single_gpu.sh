@@ -8,6 +8,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4
 #SBATCH --gres=gpu:1
+#SBATCH --mem=16G
 #SBATCH --time=04:00:00
 #SBATCH --output=%x-%j.log
 

@@ -20,13 +20,13 @@ DEFAULT = "nocturnal_point"
 _selected: list[tuple[str, ...]] = []
 
 
-def select_models(names: str | Sequence[str]) -> None:
+def select_models(names: str | Sequence[str] | None) -> None:
     """Make pipelines for these models only; every baseline runs beside them anyway.
 
     `names` is the parameter `models`: a list, or names separated by spaces. Raises `InputError`
     on an unknown name.
     """
-    wanted = names.split() if isinstance(names, str) else list(names)
+    wanted = names.split() if isinstance(names, str) else list(names or ())
     baselines = plugins.names("baseline")
     for name in wanted:
         if name not in baselines:

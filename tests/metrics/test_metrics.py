@@ -6,14 +6,19 @@ from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.clinical import clarke_zones
-from nocturnal_kedro.metrics.compare import Comparison, bootstrap_means, build_leaderboard
+from nocturnal_kedro.metrics.compare import (
+    Comparison,
+    bootstrap_means,
+    build_leaderboard,
+    require_current,
+)
 from nocturnal_kedro.metrics.point import (
     absolute_error,
     percentage_error,
     signed_error,
     squared_error,
 )
-from nocturnal_kedro.metrics.scores import score_forecasts
+from nocturnal_kedro.metrics import scores as metrics_scores
 
 GOLDEN = {
     "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],
@@ -64,13 +69,13 @@ def test_point_errors_by_hand() -> None:
 PEOPLE = (("a", "patient", 3), ("b", "temporal", 2), ("c", "temporal", 5))
 
 
-def frames(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def frames(seed: int = 0, people: tuple = PEOPLE) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Forecasts of three people over two splits, some targets unobserved."""
     draw = np.random.default_rng(seed)
     origins = pd.DataFrame(
         [
             ("s", person, pd.Timestamp("2026-01-05") + pd.Timedelta(days=day), split)
-            for person, split, nights in PEOPLE
+            for person, split, nights in people
             for day in range(nights)
         ],
         columns=["source", "subject", "origin", "split"],
@@ -82,6 +87,10 @@ def frames(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     forecasts.loc[draw.random(len(forecasts)) < 0.1, "target_mg_dl"] = np.nan
     forecasts["forecast_mg_dl"] = draw.uniform(50, 300, len(forecasts))
     return forecasts, origins
+
+
+def score_forecasts(forecasts: pd.DataFrame, origins: pd.DataFrame, *names: str) -> pd.DataFrame:
+    return metrics_scores.score_forecasts(forecasts, origins, *names).assign(data="d")
 
 
 def table(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +125,8 @@ def test_leaderboard_recomputed_from_forecasts(suffix: str, steps: int) -> None:
 
 
 def test_intervals_hold_the_estimate_and_ties_are_of_pairs() -> None:
-    forecasts, origins = frames()
+    many = tuple((f"{split}{k}", split, 2) for k in range(6) for split in ("patient", "temporal"))
+    forecasts, origins = frames(people=many)
     board = table(forecasts, origins)
     assert (board["rmse_low_mg_dl"] <= board["rmse_mg_dl"] + 1e-9).all()
     assert (board["rmse_high_mg_dl"] >= board["rmse_mg_dl"] - 1e-9).all()
@@ -124,6 +134,15 @@ def test_intervals_hold_the_estimate_and_ties_are_of_pairs() -> None:
     perfect = forecasts.assign(forecast_mg_dl=forecasts["target_mg_dl"].fillna(100))
     clear = table(perfect, origins)
     assert not clear.xs("last_value", level="model")["tied_with_best"].any()
+
+
+def test_fewer_than_six_people_tell_nothing_apart() -> None:
+    """Even if one forecast is perfect for each of them: five heads in a row are no surprise."""
+    for number, told_apart in ((5, False), (6, True)):
+        forecasts, origins = frames(people=tuple((f"p{k}", "patient", 2) for k in range(number)))
+        perfect = forecasts.assign(forecast_mg_dl=forecasts["target_mg_dl"].fillna(100))
+        row = table(perfect, origins).loc[("patient", "last_value")]
+        assert row["tied_with_best"] != told_apart
 
 
 def test_scores_do_not_depend_on_the_order_of_rows() -> None:
@@ -153,6 +172,32 @@ def test_models_scored_on_other_nights_are_refused() -> None:
     ]
     with pytest.raises(InputError, match="short was scored on other nights"):
         build_leaderboard(pd.concat(scores), Comparison())
+
+
+def test_models_fitted_to_other_data_are_refused() -> None:
+    forecasts, origins = frames()
+    scores = [
+        score_forecasts(forecasts, origins, "e", "last_value"),
+        score_forecasts(forecasts, origins, "e", "m").assign(data="older"),
+    ]
+    with pytest.raises(InputError, match=r"d: last_value; older: m.*cannot be compared"):
+        build_leaderboard(pd.concat(scores), Comparison())
+
+
+def test_scores_of_an_older_table_of_origins_are_refused() -> None:
+    forecasts, origins = frames()
+    scores = score_forecasts(forecasts, origins, "e", "m")
+    require_current(scores, origins)
+    with pytest.raises(InputError, match=r"10 test nights of 3 people.*holds 9 of 3.*made anew"):
+        require_current(scores, origins.iloc[1:])
+
+
+@pytest.mark.parametrize("hours", [8.0, 9.0, 0.0])
+def test_hours_beyond_the_horizon_are_refused(hours: float) -> None:
+    forecasts, origins = frames()
+    scores = score_forecasts(forecasts, origins, "e", "last_value")
+    with pytest.raises(InputError, match=r"comparison.also_hours is .*the horizon of 8 h"):
+        build_leaderboard(scores, Comparison(also_hours=(hours,)))
 
 
 def test_the_reference_is_mandatory() -> None:

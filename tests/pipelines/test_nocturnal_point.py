@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from kedro.framework.context import KedroContext
+from kedro.runner import ThreadRunner
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import TEST_SPLITS
-from tests.conftest import Run
+from tests.conftest import SMALL, Run
 
 BASELINES = ["climatology", "damped_trend", "last_value", "subject_mean"]
 MEASURED = [
@@ -92,19 +93,23 @@ def test_report_is_one_file_with_the_numbers_of_the_leaderboard(
     for (_, model), row in board_of(context).iterrows():
         assert f">{model}<" in page
         assert f"{row['rmse_mg_dl']:.2f}" in page
-    assert context.catalog.load("nocturnal_point.ttm.model").record["corpus"] in page
+    assert context.catalog.load("nocturnal_point.ttm.model").record["data"] in page
     assert len(list(data_root.rglob("report.html/*/report.html"))) == 1
 
 
-def test_run_record_says_how_the_run_was_made(finished: tuple[Path, KedroContext]) -> None:
-    record = json.loads((finished[0] / "08_reporting" / "run_record.json").read_text())
-    assert list(record["seconds"]) == ["data_processing", "training", "evaluation", "reporting"]
-    assert all(seconds > 0 for seconds in record["seconds"].values())
-    assert record["parameters"]["training"]["epochs"] == 2
-    assert record["parameters"]["task"]["horizon_steps"] == 96  # defaults are recorded too
-    assert "--params" in record["command"]
-    assert record["versions"]["torch"]
-    assert record["git"].keys() == {"commit", "dirty"}
+def test_run_record_says_how_each_stage_was_made(finished: tuple[Path, KedroContext]) -> None:
+    stages = json.loads((finished[0] / "08_reporting" / "run_record.json").read_text())["stages"]
+    assert list(stages) == ["data_processing", "training", "evaluation", "reporting"]
+    for record in stages.values():
+        assert record["seconds"] > 0
+        assert "--params" in record["command"]
+        assert record["versions"]["torch"]
+        assert record["git"].keys() == {"commit", "dirty"}
+        assert record["parameters"]["sources"] == ["simulated"]
+    assert stages["training"]["parameters"]["training"]["epochs"] == 2
+    assert stages["training"]["parameters"]["task"]["horizon_steps"] == 96  # a default
+    assert stages["data_processing"]["parameters"]["splits"]["patient_share"] == 0.15
+    assert "training" not in stages["data_processing"]["parameters"]
 
 
 def test_the_same_seed_gives_the_same_leaderboard(
@@ -128,9 +133,38 @@ def test_stages_run_one_after_the_other_and_repeat_nothing(run: Run, tmp_path: P
     again = run(tmp_path, pipeline="evaluation", models="ttm")
     assert sorted(tmp_path.rglob("weights.safetensors")) == artifacts
     pd.testing.assert_frame_equal(board_of(again), before)
-    record = again.catalog.load("run_record")
-    assert record["parameters"]["splits"]  # of the stage that was not repeated
-    assert set(record["seconds"]) == {"data_processing", "training", "evaluation", "reporting"}
+
+
+def test_a_stage_that_is_not_repeated_keeps_its_record(run: Run, tmp_path: Path) -> None:
+    given = {"models": "ttm", "splits": {"seed": 3}}
+    run(tmp_path, **given)
+    record = json.loads((tmp_path / "08_reporting" / "run_record.json").read_text())
+    other = {**SMALL["training"], "epochs": 9}  # not what the model was trained with
+    again = run(tmp_path, pipeline="reporting", models="ttm", training=other)
+    now = again.catalog.load("run_record")
+    for stage in ("data_processing", "training", "evaluation"):
+        assert now["stages"][stage] == record["stages"][stage]
+    assert now["stages"]["reporting"]["run_id"] != record["stages"]["reporting"]["run_id"]
+    with pytest.raises(Exception, match="unknown source"):
+        run(tmp_path, sources="aztid", **given)
+    kept = json.loads((tmp_path / "08_reporting" / "run_record.json").read_text())
+    assert kept == now
+
+
+def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, models="ttm")
+    run(tmp_path, pipeline="data_processing", splits={"seed": 1})
+    with pytest.raises(Exception, match="may have seen what it would be tested on"):
+        run(tmp_path, pipeline="evaluation", models="ttm")
+    with pytest.raises(Exception, match="was made anew since"):
+        run(tmp_path, pipeline="reporting", models="ttm")
+
+
+def test_threads_give_the_same_numbers(
+    finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
+) -> None:
+    threaded = board_of(run(tmp_path, runner=ThreadRunner()))
+    pd.testing.assert_frame_equal(threaded, board_of(finished[1]), check_exact=True)
 
 
 @pytest.mark.parametrize(

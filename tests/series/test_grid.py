@@ -100,6 +100,16 @@ def test_doses_outside_the_glucose_record_are_counted() -> None:
     assert reasons(tally)["entries before the first or after the last glucose reading"] == 2
 
 
+def test_times_with_a_zone_and_rates_without_a_length_are_refused() -> None:
+    columns = {"subject": ["a"], "time": [START], "glucose_mg_dl": [100.0], "basal_u_h": [1.0]}
+    frame = readings_frame(columns)
+    with pytest.raises(InputError, match=r"subject 'a'.*a basal rate without basal_minutes"):
+        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    frame["time"] = frame["time"].dt.tz_localize("Europe/Berlin")
+    with pytest.raises(InputError, match=r"Europe/Berlin.*naive local time"):
+        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+
+
 def test_suspended_pump_stays_zero_and_a_missing_record_stays_missing() -> None:
     nothing = [np.nan] * 4
     series, _ = grid(

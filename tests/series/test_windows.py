@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
 from nocturnal_kedro.series.origins import Task, build_origins, origin_rows, segment_starts
@@ -195,6 +196,13 @@ def test_a_batch_has_one_shape_everywhere(corpus: Corpus, splits: pd.DataFrame, 
         (2, 512, 5), (2, 512, 5), (2, 96, 4), (2, 96, 4), (2, 96), (2, 96)
     ]  # fmt: skip
     assert all(torch.isfinite(part.float()).all() for part in batch)
+
+
+def test_a_dose_that_acts_longer_than_the_context_is_refused(splits: pd.DataFrame) -> None:
+    series = grid(invent_readings(people=4, days=3))
+    corpus = build_corpus(series, Physiology(carbs_action_minutes=3000))
+    with pytest.raises(InputError, match="doses act for 600 steps, more than the context's 512"):
+        gatherer_of(corpus, splits, Task())
 
 
 def test_series_of_several_sources_keep_apart() -> None:

@@ -76,6 +76,12 @@ def test_a_bolus_repeated_at_one_time_was_given_once(tmp_path: Path) -> None:
     assert counted(readings, "repeated") == 79
 
 
+def test_a_rate_told_by_one_of_the_repeated_rows_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, ["2024-02-02 23:08:00,,,0.7,,3.0,,0,105", "2024-02-02 23:08:00,,,,,3.0,,0,106"])
+    frame = read(tmp_path).frame
+    assert frame[["basal_u_h", "bolus_u", "glucose_mg_dl"]].to_numpy().tolist() == [[0.7, 3, 106]]
+
+
 def test_two_different_boluses_at_one_time_both_count(tmp_path: Path) -> None:
     write(
         tmp_path, ["2024-02-02 23:08:00,,,0.7,,3.0,,,105", "2024-02-02 23:08:00,,,0.7,,1.0,,,106"]

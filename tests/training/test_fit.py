@@ -7,7 +7,7 @@ import pytest
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.origins import Task, build_origins, rows_of_split
+from nocturnal_kedro.series.origins import Task, build_origins, data_fingerprint, rows_of_split
 from nocturnal_kedro.training.fit import (
     fit_baseline,
     fit_model,
@@ -33,9 +33,9 @@ def artifact(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: 
 
 
 def test_fitting_records_what_it_was_fitted_to(
-    artifact: Artifact, corpus: Corpus, splits: pd.DataFrame
+    artifact: Artifact, corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame
 ) -> None:
-    assert artifact.record["corpus"] == corpus.fingerprint
+    assert artifact.record["data"] == data_fingerprint(corpus, splits, origins)
     assert artifact.options["d_model"] == 16
     held_out = splits.loc[splits["split"] == "patient", "subject"]
     assert not {f"invented/{subject}" for subject in held_out} & set(artifact.people)
@@ -47,7 +47,7 @@ def test_forecasts_hold_every_origin_and_step_and_true_targets(
     series: pd.DataFrame,
 ) -> None:  # fmt: skip
     nights = origins[origins["split"] != "train"]
-    frame = forecast(artifact, corpus, splits, nights)
+    frame = forecast(artifact, corpus, splits, origins)
     assert list(frame.columns) == [
         "source", "subject", "origin", "step", "target_mg_dl", "forecast_mg_dl"
     ]  # fmt: skip
@@ -66,7 +66,7 @@ def test_quantile_models_add_their_columns(
     options = {"d_model": 16, "heads": 2, "d_ff": 16, "layers": 1}
     training = Training(epochs=1, steps_per_epoch=3)
     fitted = fit_model("chronos2", options, corpus, splits, origins, task, training)
-    frame = forecast(fitted, corpus, splits, origins.head(3))
+    frame = forecast(fitted, corpus, splits, origins)
     assert list(frame.columns[-21:]) == [
         f"q{level:g}" for level in (0.01, *np.arange(1, 20) / 20, 0.99)
     ]
@@ -86,12 +86,19 @@ def test_last_value_is_the_last_reading(
     )
 
 
-def test_an_artifact_of_another_corpus_is_refused(
-    artifact: Artifact, corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame
+@pytest.mark.parametrize("changed", ["corpus", "splits", "origins"])
+def test_an_artifact_of_other_data_is_refused(
+    artifact: Artifact, corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, changed: str
 ) -> None:
-    other = replace(corpus, late_T=~corpus.late_T)
-    with pytest.raises(InputError, match="fitted to another corpus"):
-        forecast(artifact, other, splits, origins)
+    data = {"corpus": corpus, "splits": splits, "origins": origins}
+    forecast(artifact, **data)
+    data[changed] = {
+        "corpus": replace(corpus, late_T=~corpus.late_T),
+        "splits": splits.assign(split=splits["split"].replace("patient", "temporal")),
+        "origins": origins.iloc[1:],
+    }[changed]
+    with pytest.raises(InputError, match=r"other readings, splits or origins.*training pipeline"):
+        forecast(artifact, **data)
 
 
 def test_scaler_is_of_training_rows(corpus: Corpus, splits: pd.DataFrame) -> None:

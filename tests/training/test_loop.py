@@ -60,6 +60,24 @@ def test_training_improves_validation_and_keeps_the_best(gatherer, rows) -> None
     assert trained.log["validation_rmse"].idxmin() + 1 == trained.best_epoch
 
 
+def test_selection_counts_each_person_once(gatherer, rows) -> None:
+    """The RMSE that selects is the leaderboard's: the mean over people of each one's RMSE."""
+    module = Line(96)
+    everybody = gatherer.person_of(rows[0])
+    uneven = np.concatenate([rows[0][everybody == everybody[0]][::5], rows[0][::100]])
+    batch = gatherer.gather(torch.from_numpy(uneven))
+    square = ((module(batch).point_BH - batch.target_BH) ** 2 * batch.target_observed_BH).detach()
+    person = gatherer.person_of(uneven)
+    own = [
+        np.sqrt(square[person == p].sum() / batch.target_observed_BH[person == p].sum())
+        for p in np.unique(person)
+    ]
+    assert len(own) > 1
+    loss, rmse = validate(module, gatherer, uneven, batch_size=7)
+    assert rmse == pytest.approx(np.mean(own), rel=1e-5)
+    assert loss == pytest.approx(float(square.sum() / batch.target_observed_BH.sum()), rel=1e-5)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_others(gatherer, rows) -> None:
     first, second = run(gatherer, rows), run(gatherer, rows)
     assert all(torch.equal(first.state[key], second.state[key]) for key in first.state)

@@ -23,12 +23,12 @@ class SourceDataset(AbstractDataset[NoReturn, dict[str, Readings]]):
     def __init__(
         self,
         *,
-        sources: str | Sequence[str],
+        sources: str | Sequence[str] | None,
         path: str,
         options: dict[str, dict[str, Any]] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._sources = sources.split() if isinstance(sources, str) else list(sources)
+        self._sources = sources.split() if isinstance(sources, str) else list(sources or ())
         self._path = Path(path)
         self._options = options or {}
         self.metadata = metadata

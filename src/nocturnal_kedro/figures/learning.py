@@ -1,4 +1,4 @@
-"""The training loss through the epochs."""
+"""The error on validation through the epochs."""
 
 from __future__ import annotations
 

@@ -65,12 +65,20 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
 
     `shared` are the globals, which `--params` overrides by the same names.
     """
-    names = (name for pipeline in pipelines.values() for name in pipeline.inputs())
-    taken = {n.removeprefix("params:").split(".")[0] for n in names if n.startswith("params:")}
+    names = {name for pipeline in pipelines.values() for name in pipeline.inputs()}
+    taken_whole = {name for name in names if name.startswith("params:")}
+    taken = {name.removeprefix("params:").split(".")[0] for name in taken_whole}
     for name in parameters:
         require_known("parameter", name, {*taken, "model_options", "models", *shared})
-    for name in parameters["model_options"]:
+    options = parameters["model_options"]
+    for name in options:
         plugins.require("model", name)
+    for name in sorted(n.removeprefix(MODEL_OPTIONS) for n in taken_whole if MODEL_OPTIONS in n):
+        if name not in options:
+            raise InputError(
+                f"model '{name}' has no line under model_options. Add `{name}: {{}}` there, in "
+                f"conf/base/parameters.yml."
+            )
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
     for name, record in records.items():
         if isinstance(record, type) and issubclass(record, BaseModel):

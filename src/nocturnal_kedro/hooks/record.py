@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
@@ -34,28 +35,35 @@ RECORDED_PACKAGES = (
     "pandas",
 )
 RUN_RECORD = "run_record"
+STAGES = ("data_processing", "training", "evaluation", "reporting")
 
 
 class RunRecord:
-    """Keeps what made a run: command, versions, commit, hardware, parameters, seconds per stage.
+    """Keeps, for every stage, what made it: command, parameters, versions, commit, machine, seconds.
 
-    The record is the dataset `run_record`. Stages that this run does not repeat keep the seconds
-    and the parameters of the run that made them.
+    The record is the dataset `run_record`: {"stages": {stage: {...}}}. A stage that a run does not
+    repeat, or fails to, keeps the record of the run that made it.
     """
 
     def __init__(self) -> None:
-        self._record: dict[str, Any] = {}
+        self._selection: dict[str, Any] = {}
+        self._earlier: dict[str, dict[str, Any]] = {}
+        self._stages: dict[str, dict[str, Any]] = {}
         self._counted_until: dict[str, float] = {}
+        self._saved: set[str] = set()  # stages of which this run has saved something
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        given = context.config_loader["parameters"]
+        shared = context.config_loader["globals"]
+        self._selection = {name: given.get(name, value) for name, value in shared.items()}
+        self._selection["models"] = given["models"]
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        earlier = catalog.load(RUN_RECORD) if catalog.exists(RUN_RECORD) else {}
-        self._counted_until = {}
-        repeated = set().union(*(node.tags for node in pipeline.nodes))
-        seconds = {k: v for k, v in earlier.get("seconds", {}).items() if k not in repeated}
-        self._record = {
+        made_by = {
             "run_id": run_params["run_id"],
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": _command(run_params),
@@ -65,12 +73,17 @@ class RunRecord:
             "hardware": {
                 "platform": platform.platform(),
                 "processor": _processor(),
-                "cores": len(os.sched_getaffinity(0)),
+                "cores": _cores(),
             },
-            "parameters": earlier.get("parameters", {}) | _parameters_of(pipeline, catalog),
-            "seconds": seconds,
         }
-        catalog.save(RUN_RECORD, self._record)
+        self._counted_until, self._saved = {}, set()
+        self._earlier = catalog.load(RUN_RECORD)["stages"] if catalog.exists(RUN_RECORD) else {}
+        self._stages = dict(self._earlier)
+        for stage in sorted({tag for node in pipeline.nodes for tag in node.tags}):
+            nodes = pipeline.only_nodes_with_tags(stage)
+            parameters = self._selection | _parameters_of(nodes, catalog)
+            self._stages[stage] = {**made_by, "parameters": parameters, "seconds": 0.0}
+        catalog.save(RUN_RECORD, {"stages": self._stages})
 
     @hook_impl
     def before_dataset_loaded(self, node: Node) -> None:
@@ -79,7 +92,9 @@ class RunRecord:
     @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any] | None:
         self._count_seconds(node)
-        return {RUN_RECORD: self._record} if RUN_RECORD in inputs and self._record else None
+        # In a process of its own a node has the record as it was saved before the run.
+        in_hand = RUN_RECORD in inputs and self._stages
+        return {RUN_RECORD: {"stages": _in_order(self._stages)}} if in_hand else None
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -88,19 +103,24 @@ class RunRecord:
     @hook_impl
     def after_dataset_saved(self, node: Node) -> None:
         self._count_seconds(node)
+        self._saved |= node.tags
 
     @hook_impl
     def after_pipeline_run(self, catalog: DataCatalog) -> None:
-        catalog.save(RUN_RECORD, self._record)
+        catalog.save(RUN_RECORD, {"stages": _in_order(self._stages)})
+
+    @hook_impl
+    def on_pipeline_error(self, catalog: DataCatalog) -> None:
+        made = {stage: self._stages[stage] for stage in self._saved}
+        catalog.save(RUN_RECORD, {"stages": _in_order(self._earlier | made)})
 
     def _count_seconds(self, node: Node) -> None:
         """Add what the node has taken since it was last looked at, loading and saving included."""
         now = time.perf_counter()
         spent = now - self._counted_until.get(node.name, now)
         self._counted_until[node.name] = now
-        seconds = self._record.setdefault("seconds", {})
-        for stage in node.tags:
-            seconds[stage] = seconds.get(stage, 0.0) + spent
+        for stage in node.tags & self._stages.keys():
+            self._stages[stage]["seconds"] += spent
 
 
 class Summary:
@@ -167,6 +187,12 @@ def _versions() -> dict[str, str]:
     return installed
 
 
+def _cores() -> int | None:
+    """Cores that this process may use, where the system tells."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count()
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -177,11 +203,16 @@ def _processor() -> str:
 
 
 def _parameters_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Any]:
-    """Those top-level parameters that the pipeline's nodes take, whole and with their defaults."""
-    given_names = (name for name in pipeline.inputs() if name.startswith("params:"))
-    taken = {name.removeprefix("params:").split(".")[0] for name in given_names}
+    """Those top-level parameters that the nodes take; typed ones whole, with their defaults."""
+    whole = (name for name in pipeline.inputs() if name.startswith("params:"))
+    taken = {name.removeprefix("params:").split(".")[0] for name in whole}
     given = catalog.load("parameters")
     return {name: _plain(value) for name, value in given.items() if name in taken}
+
+
+def _in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """From the raw files to the report."""
+    return {stage: stages[stage] for stage in STAGES if stage in stages}
 
 
 def _plain(value: Any) -> Any:
@@ -200,11 +231,12 @@ def _in_short(leaderboard: pd.DataFrame) -> str:
         nights, subjects = rows[["nights", "subjects"]].iloc[0]
         lines += ["", f"{split}: {nights} nights of {subjects} people, RMSE and MAE in mg/dL"]
         lines += [f"{'model':<14}{'RMSE':>7}{'95 % interval':>18}{'MAE':>7}{'skill':>7}"]
-        for row in rows.itertuples():
+        for place, row in enumerate(rows.itertuples()):
+            standing = "  best" if place == 0 else "  tied with the best" * row.tied_with_best
             interval = f"{row.rmse_low_mg_dl:.1f} to {row.rmse_high_mg_dl:.1f}"
             lines.append(
                 f"{row.model:<14}{row.rmse_mg_dl:>7.1f}{interval:>18}{row.mae_mg_dl:>7.1f}"
-                f"{row.skill_vs_last_value:>7.2f}{'  tied with the best' * row.tied_with_best}"
+                f"{row.skill_vs_last_value:>7.2f}{standing}"
             )
     return "\n".join([*lines[1:], ""])
 

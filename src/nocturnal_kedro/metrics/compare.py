@@ -11,6 +11,9 @@ from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 PERSON = ["source", "subject"]
 REFERENCE = "last_value"  # the baseline that skill is measured against
+# With fewer people even a model that is better for each of them is no surprise at 5 %: a two-sided
+# sign test over five gives 2 / 2^5 = 0.06, over six 0.03.
+FEWEST_TO_TELL_APART = 6
 
 
 class Comparison(BaseModel, extra="forbid", frozen=True):
@@ -32,7 +35,14 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     different nights, or last value is absent.
     """
     scores = scores[scores["split"].isin(TEST_SPLITS)]
+    _require_same_data(scores)
     _require_same_nights(scores)
+    horizon_hours = scores["step"].max() / STEPS_PER_HOUR
+    if any(not 0 < hours < horizon_hours for hours in comparison.also_hours):
+        raise InputError(
+            f"comparison.also_hours is {list(comparison.also_hours)}; each must lie between 0 and "
+            f"the horizon of {horizon_hours:g} h. Set it below, or to [] in the parameters."
+        )
     tables = []
     for split, judged in scores.groupby("split"):
         table = _compare(judged, comparison)
@@ -80,7 +90,7 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "skill_high": skill_high,
             "clarke_a_pct": macro["clarke_a_pct"],
             "clarke_ab_pct": macro["clarke_a_pct"] + macro["clarke_b_pct"],
-            "tied_with_best": worse_low <= 0,
+            "tied_with_best": (worse_low <= 0) | (rmse_MP.shape[1] < FEWEST_TO_TELL_APART),
         },
         index=rmse_MP.index,
     )
@@ -114,6 +124,29 @@ def bootstrap_means(values_MP: np.ndarray, resamples: int, seed: int) -> np.ndar
 def _interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.quantile(samples_RM, [0.025, 0.975], axis=0)
     return low, high
+
+
+def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
+    """Raise `InputError` if the scores are of other nights than the frozen table holds now."""
+    key = ["split", *PERSON]
+    tested = origins[origins["split"].isin(TEST_SPLITS)].groupby(key).size()
+    scored = scores[scores["split"].isin(TEST_SPLITS)].groupby(key)["nights"].max()
+    if not tested.sort_index().equals(scored.sort_index()):
+        raise InputError(
+            f"the scores are of {scored.sum()} test nights of {len(scored)} people, the frozen "
+            f"table holds {tested.sum()} of {len(tested)}: it was made anew since. Run training and "
+            f"evaluation again, or give the data_root of the old run."
+        )
+
+
+def _require_same_data(scores: pd.DataFrame) -> None:
+    models = scores.groupby("data")["model"].unique()
+    if len(models) > 1:
+        groups = "; ".join(f"{data[:12]}: {', '.join(names)}" for data, names in models.items())
+        raise InputError(
+            f"models were fitted to different readings, splits or origins ({groups}), so their "
+            f"errors cannot be compared. Run training and evaluation again for all of them."
+        )
 
 
 def _require_same_nights(scores: pd.DataFrame) -> None:

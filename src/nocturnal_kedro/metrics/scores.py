@@ -66,6 +66,6 @@ def _require_complete(judged: pd.DataFrame, model: str) -> None:
         first = bad.iloc[0]
         raise InputError(
             f"{len(bad)} forecasts of '{model}' are not finite, the first for subject "
-            f"'{first['subject']}', origin {first['origin']}, step {first['step']}. Its training "
-            f"diverged: lower its learning_rate."
+            f"'{first['subject']}', origin {first['origin']}, step {first['step']}. A model: its "
+            f"training diverged, lower its learning_rate. A baseline: its data have a hole."
         )

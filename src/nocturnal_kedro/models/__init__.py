@@ -1,6 +1,7 @@
 """One module per model behind one small Protocol; the folder is the list of models.
 
-A model module offers `Options` (a frozen pydantic model that rejects unknown keys) and
+A model module offers `Options` (a frozen pydantic model that rejects unknown keys, with its
+`learning_rate` among them) and
 `build(options, task) -> Forecaster`. It forecasts; it neither trains nor scores itself.
 """
 

@@ -49,13 +49,22 @@ class Content:
     origins: pd.DataFrame
     quality: pd.DataFrame
     costs: pd.DataFrame  # model, parameters, train_seconds, forecast_ms_per_night
+    records: dict[str, dict[str, Any]]  # of the artifacts: data, task, training, seconds
     logs: dict[str, pd.DataFrame]
     sources: dict[str, str]  # name -> citation
-    fingerprint: str
-    task: Task
-    splits: SplitOptions
     comparison: Comparison
-    run_record: dict[str, Any]
+    run_record: dict[str, Any]  # see hooks.record
+
+    @property
+    def task(self) -> Task:
+        """What was asked; every model of a comparison has the same horizon."""
+        return Task.model_validate(next(iter(self.records.values()))["task"])
+
+    @property
+    def splits(self) -> SplitOptions:
+        """How the splits were cut, as the run that cut them recorded it."""
+        stage = self.run_record["stages"]["data_processing"]
+        return SplitOptions.model_validate(stage["parameters"]["splits"])
 
 
 def render_report(content: Content) -> str:
@@ -79,7 +88,7 @@ def render_report(content: Content) -> str:
         tables=_tables(content),
         hours=list(_horizons(content)),
         quality=_quality(content.quality),
-        flat_parameters=pd.json_normalize(content.run_record["parameters"]).iloc[0].to_dict(),
+        stages=_stages(content.run_record),
         split_titles=SPLIT_TITLES,
         plotlyjs=get_plotlyjs(),
     )
@@ -173,6 +182,15 @@ def _horizons(content: Content) -> dict[str, str]:
     """Hours from the origin, longest first, and the suffix of their columns."""
     whole = f"{content.task.horizon_steps / STEPS_PER_HOUR:g}"
     return {whole: ""} | {f"{hours:g}": f"_{hours:g}h" for hours in content.comparison.also_hours}
+
+
+def _stages(run_record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The record of every stage, its parameters flat: `training.epochs` and so on."""
+    return {
+        stage: record
+        | {"parameters": pd.json_normalize(record["parameters"]).to_dict("records")[0]}
+        for stage, record in run_record["stages"].items()
+    }
 
 
 def _quality(quality: pd.DataFrame) -> dict[str, Any]:

@@ -74,6 +74,18 @@ def _require_columns(source: str, frame: pd.DataFrame) -> None:
             f"source '{source}': readings lack the column {', '.join(missing)}; "
             f"they have {', '.join(frame.columns)}. See series/schema.py for all columns."
         )
+    if frame["time"].dtype != "datetime64[ns]":
+        raise InputError(
+            f"source '{source}': times are {frame['time'].dtype}; naive local time "
+            f"(datetime64[ns]) is expected. Convert to each person's local time in the source."
+        )
+    unbounded = frame["basal_u_h"].notna() & ~(frame["basal_minutes"] > 0)
+    if unbounded.any():
+        first = frame[unbounded].iloc[0]
+        raise InputError(
+            f"source '{source}', subject '{first['subject']}', {first['time']}: a basal rate "
+            f"without basal_minutes above 0. Say in the source how long each rate stands."
+        )
 
 
 def _grid_subject(

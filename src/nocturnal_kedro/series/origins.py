@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import numpy as np
@@ -70,6 +71,12 @@ def build_origins(
             + ". Give more days of data, or lower task.coverage."
         )
     return kept, tally[["source", "subject", "stage", "reason", "rows"]]
+
+
+def data_fingerprint(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame) -> str:
+    """SHA-256 of what every model of a comparison must share: readings, splits and origins."""
+    tables = (table.to_csv(index=False).encode() for table in (splits, origins))
+    return hashlib.sha256(b"\n".join([corpus.fingerprint.encode(), *tables])).hexdigest()
 
 
 def eligible_rows(corpus: Corpus, splits: pd.DataFrame, task: Task, split: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, fourier_clock
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
@@ -72,6 +73,11 @@ class WindowGatherer:
         task: Task,
         device: torch.device | str = "cpu",
     ) -> None:
+        if corpus.kernels_2K.shape[1] > task.context_steps:
+            raise InputError(
+                f"physiology: doses act for {corpus.kernels_2K.shape[1]} steps, more than the "
+                f"context's {task.context_steps}. Lengthen task.context_steps or shorten the action."
+            )
         self.task = task
         self.scaler = scaler
         self.device = torch.device(device)
@@ -82,9 +88,9 @@ class WindowGatherer:
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T.astype(np.int64)).to(device)
         self._segment_start_T = torch.from_numpy(segment_starts).to(device)
+        self._people_last = corpus.people["last"].to_numpy()
         people_last = np.repeat(
-            corpus.people["last"].to_numpy(),
-            (corpus.people["last"] - corpus.people["first"]).to_numpy(),
+            self._people_last, (corpus.people["last"] - corpus.people["first"]).to_numpy()
         )
         self._person_last_T = torch.from_numpy(people_last).to(device)
         self._mean = torch.tensor(scaler.mean, device=device)
@@ -120,6 +126,10 @@ class WindowGatherer:
             target_BH,
             target_observed_BH,
         )
+
+    def person_of(self, rows: np.ndarray) -> np.ndarray:
+        """Whose each row of the corpus is: the row of `people`."""
+        return np.searchsorted(self._people_last, rows, side="right")
 
     def _known_future(
         self, origin_rows: Tensor, values_BLC: Tensor, observed_BLC: Tensor

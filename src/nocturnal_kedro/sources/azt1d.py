@@ -3,7 +3,9 @@
 Faults of the files that this reader mends, each counted in the tally:
 basal written in mU/h, basal in no usable unit, rows repeated up to 1,872 times, a second name for
 the glucose column, zeros where others leave a cell empty, and people whose logged bolus insulin
-is implausible (their glucose is kept, their insulin is flagged by the grid).
+is implausible (their glucose is kept, their insulin is flagged by the grid). Subject 14's finger
+sticks are not marked, and nothing tells them from the sensor: where a time holds two readings, the
+grid keeps the last.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def _read_subject(path: Path, options: Options) -> Readings:
     # same time was given once. The last row of each kind keeps the newest glucose reading.
     amounts = ["EventDateTime", "TotalBolusInsulinDelivered", "CarbSize"]
     repeated = raw.duplicated(amounts, keep="last")
+    if repeated.any():  # a rate that only an earlier of them tells is kept
+        raw["Basal"] = raw.groupby(amounts, dropna=False)["Basal"].transform("last")
     kept = raw[~repeated]
 
     basal, milliunits, unusable = _mend_basal(_numbers(kept, "Basal", path), options)

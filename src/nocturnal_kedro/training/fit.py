@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from nocturnal_kedro.models import QUANTILE_LEVELS, Artifact
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import (
     Task,
+    data_fingerprint,
     eligible_rows,
     origin_rows,
     rows_of_split,
@@ -28,6 +30,9 @@ from nocturnal_kedro.training.loop import train
 from nocturnal_kedro.training.options import Training
 
 FORECAST_BATCH = 256  # windows at a time
+# Initial weights and dropout come from torch's one generator: with a runner of threads, models are
+# built and trained one after the other, or their numbers would mix.
+_RANDOM_NUMBERS = threading.Lock()
 
 
 def fit_model(
@@ -43,20 +48,22 @@ def fit_model(
 
     Raises `InputError` on unusable options, an absent device, no window, or a diverging loss.
     """
-    started = time.perf_counter()
     options: Any = plugins.options("model", name, given)
-    torch.manual_seed(training.seed)
-    torch.use_deterministic_algorithms(training.device == "cpu")
-
     gatherer = _gatherer(corpus, splits, task, fit_scaler(corpus, splits), training.device)
     train_rows = near_anchor(corpus, eligible_rows(corpus, splits, task, "train"), training)
     validation_rows = origin_rows(corpus, origins[origins["split"] == "validation"])
     _require_windows(name, train_rows, validation_rows)
 
-    module = plugins.load("model", name).build(options, task)
-    trained = train(
-        module, gatherer, train_rows, validation_rows, training, options.learning_rate, name
-    )
+    build = plugins.load("model", name).build
+    with _RANDOM_NUMBERS:
+        torch.manual_seed(training.seed)
+        torch.use_deterministic_algorithms(training.device == "cpu")
+        started = time.perf_counter()
+        module = build(options, task)
+        trained = train(
+            module, gatherer, train_rows, validation_rows, training, options.learning_rate, name
+        )
+        train_seconds = time.perf_counter() - started
     return Artifact(
         name=name,
         kind="model",
@@ -65,13 +72,13 @@ def fit_model(
         people=trained_people(splits),
         state={key: value.numpy() for key, value in trained.state.items()},
         record={
-            "corpus": corpus.fingerprint,
+            "data": data_fingerprint(corpus, splits, origins),
             "task": task.model_dump(),
             "training": training.model_dump(),
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
             "windows": len(train_rows),
             "best_epoch": trained.best_epoch,
-            "train_seconds": time.perf_counter() - started,
+            "train_seconds": train_seconds,
         },
         log=trained.log,
     )
@@ -100,7 +107,7 @@ def fit_baseline(
         people=people,
         state=state,
         record={
-            "corpus": corpus.fingerprint,
+            "data": data_fingerprint(corpus, splits, origins),
             "task": task.model_dump(),
             "parameters": sum(array.size for array in state.values()),
             "train_seconds": time.perf_counter() - started,
@@ -116,17 +123,21 @@ def forecast(
     origins: pd.DataFrame,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Forecast every origin: source, subject, origin, step, target_mg_dl, forecast_mg_dl.
+    """Forecast every origin of the frozen table that is not for training.
 
-    Quantile models add q0.01 ... q0.99. One row per origin and step, in mg/dL, never clipped;
-    the target is NaN where unobserved. Raises `InputError` if the artifact was fitted to another
-    corpus, whose people could be among those tested here.
+    Columns: source, subject, origin, step, target_mg_dl, forecast_mg_dl; quantile models add
+    q0.01 ... q0.99. One row per origin and step, in mg/dL, never clipped; the target is NaN where
+    unobserved. Raises `InputError` if the artifact was fitted to other
+    data or other splits: people and nights that it has seen could be among those tested here.
     """
-    if artifact.record["corpus"] != corpus.fingerprint:
+    data = data_fingerprint(corpus, splits, origins)
+    if artifact.record["data"] != data:
         raise InputError(
-            f"'{artifact.name}' was fitted to another corpus ({artifact.record['corpus'][:12]}) "
-            f"than this one ({corpus.fingerprint[:12]}). Run the training pipeline again."
+            f"'{artifact.name}' was fitted to other readings, splits or origins "
+            f"({artifact.record['data'][:12]}) than these ({data[:12]}), and may have seen what it "
+            f"would be tested on. Run the training pipeline again."
         )
+    origins = origins[origins["split"] != "train"]
     task = Task.model_validate(artifact.record["task"])
     if artifact.kind == "baseline":
         device = "cpu"  # baselines are numpy
@@ -248,7 +259,9 @@ def _answer_model(
     artifact: Artifact, corpus: Corpus, gatherer: WindowGatherer, rows: torch.Tensor
 ) -> Answer:
     options = plugins.options("model", artifact.name, artifact.options)
-    module = plugins.load("model", artifact.name).build(options, gatherer.task)
+    build = plugins.load("model", artifact.name).build
+    with _RANDOM_NUMBERS:
+        module = build(options, gatherer.task)
     module.load_state_dict({key: torch.from_numpy(v) for key, v in artifact.state.items()})
     module.to(gatherer.device).eval()
     targets, points, quantiles = [], [], []

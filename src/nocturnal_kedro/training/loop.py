@@ -43,8 +43,8 @@ def train(
 ) -> Trained:
     """Fit `module` to windows at `train_rows`; early stopping sees `validation_rows` alone.
 
-    Rows are origins in the gatherer's corpus (int64). Selection is by validation RMSE, in scaled
-    units. Raises `InputError` when the loss is no longer finite.
+    Rows are origins in the gatherer's corpus (int64). Selection is by the RMSE of validation in
+    scaled units, each person counting once as in the leaderboard. Raises `InputError` when the loss is no longer finite.
     """
     total_steps = training.epochs * training.steps_per_epoch
     accelerator = start_accelerator(training)
@@ -163,17 +163,21 @@ def masked_mean(values: Tensor, observed: Tensor, accelerator: Accelerator) -> T
 def validate(
     module: nn.Module, gatherer: WindowGatherer, rows: np.ndarray, batch_size: int
 ) -> tuple[float, float]:
-    """Mean loss and RMSE over the observed points of all windows, in scaled units."""
+    """Mean loss over all observed points, and RMSE as the mean over people; in scaled units."""
     module.eval()
-    loss = squared = count = 0.0
+    loss, squares, counts = [], [], []
     for part in torch.from_numpy(rows).split(batch_size):
         batch = gatherer.gather(part.to(gatherer.device))
         forecast = module(batch)
         observed = batch.target_observed_BH
-        loss += (pointwise_loss(forecast, batch) * observed).sum().item()
-        squared += (((forecast.point_BH - batch.target_BH) ** 2) * observed).sum().item()
-        count += observed.sum().item()
-    return loss / count, math.sqrt(squared / count)
+        loss.append((pointwise_loss(forecast, batch) * observed).sum().item())
+        square_BH = (forecast.point_BH - batch.target_BH) ** 2 * observed
+        squares.append(square_BH.sum(dim=1).double().cpu())
+        counts.append(observed.sum(dim=1).double().cpu())
+    person = gatherer.person_of(rows)
+    square_P, count_P = (np.bincount(person, torch.cat(part).numpy()) for part in (squares, counts))
+    seen = count_P > 0
+    return sum(loss) / count_P.sum(), float(np.sqrt(square_P[seen] / count_P[seen]).mean())
 
 
 def progress(total_steps: int, name: str) -> tqdm[NoReturn]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pandas as pd
 
+from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.scores import score_forecasts
 from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
@@ -18,23 +20,30 @@ def forecast_nights(
     splits: pd.DataFrame,
     origins: pd.DataFrame,
     training: Training,
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Forecasts of every night outside training, and what the model costs."""
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Forecasts of every night outside training, what they are of, and what the model costs."""
     from nocturnal_kedro.training.fit import forecast
 
-    nights = origins[origins["split"] != "train"]
+    plugins.load(artifact.kind, artifact.name)  # importing is not forecasting
     started = time.perf_counter()
-    forecasts = forecast(artifact, corpus, splits, nights, training.device)
+    forecasts = forecast(artifact, corpus, splits, origins, training.device)
     seconds = time.perf_counter() - started
+    nights = forecasts.groupby(["source", "subject", "origin"]).ngroups
     return forecasts, {
+        "data": artifact.record["data"],
         "parameters": artifact.record["parameters"],
         "train_seconds": artifact.record["train_seconds"],
-        "forecast_ms_per_night": 1000 * seconds / max(len(nights), 1),
+        "forecast_ms_per_night": 1000 * seconds / nights,
     }
 
 
 def score(
-    forecasts: pd.DataFrame, origins: pd.DataFrame, *, experiment: str, model: str
+    forecasts: pd.DataFrame,
+    origins: pd.DataFrame,
+    cost: dict[str, Any],
+    *,
+    experiment: str,
+    model: str,
 ) -> pd.DataFrame:
-    """Scores by split, person and step."""
-    return score_forecasts(forecasts, origins, experiment, model)
+    """Scores by split, person and step, marked with the data that they are of."""
+    return score_forecasts(forecasts, origins, experiment, model).assign(data=cost["data"])

@@ -33,7 +33,7 @@ def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
         ),
         node(
             update_wrapper(score, nodes.score),
-            [f"{namespace}.forecasts", "origins"],
+            [f"{namespace}.forecasts", "origins", f"{namespace}.cost"],
             f"{namespace}.scores",
             name="score",
             namespace=namespace,

@@ -7,23 +7,22 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.metrics.compare import Comparison, build_leaderboard
-from nocturnal_kedro.models import Artifact
-from nocturnal_kedro.series.origins import Task
-from nocturnal_kedro.series.splits import SplitOptions
+from nocturnal_kedro.metrics.compare import Comparison, build_leaderboard, require_current
 
 
-def rank_models(comparison: Comparison, *scores: pd.DataFrame) -> pd.DataFrame:
+def rank_models(
+    comparison: Comparison, origins: pd.DataFrame, *scores: pd.DataFrame
+) -> pd.DataFrame:
     """One row per test split and model, best first."""
-    return build_leaderboard(pd.concat(scores, ignore_index=True), comparison)
+    of_all = pd.concat(scores, ignore_index=True)
+    require_current(of_all, origins)
+    return build_leaderboard(of_all, comparison)
 
 
 def write_report(
     leaderboard: pd.DataFrame,
     origins: pd.DataFrame,
     quality: pd.DataFrame,
-    task: Task,
-    splits: SplitOptions,
     comparison: Comparison,
     run_record: dict[str, Any],
     *of_models: Any,
@@ -50,19 +49,12 @@ def write_report(
             origins=origins,
             quality=quality,
             costs=pd.DataFrame([{"model": name, **cost} for name, cost in costs.items()]),
+            records={name: artifact.record for name, artifact in artifacts.items()},
             logs={name: artifacts[name].log for name in models},
             sources={
                 name: plugins.load("source", name).TITLE for name in quality["source"].unique()
             },
-            fingerprint=_one_fingerprint(artifacts),
-            task=task,
-            splits=splits,
             comparison=comparison,
             run_record=run_record,
         )
     )
-
-
-def _one_fingerprint(artifacts: dict[str, Artifact]) -> str:
-    """The corpus that all were fitted to; the leaderboard has made sure that nights agree."""
-    return str(next(iter(artifacts.values())).record["corpus"])

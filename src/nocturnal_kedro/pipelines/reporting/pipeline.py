@@ -23,7 +23,7 @@ def create_pipeline(
         [
             node(
                 nodes.rank_models,
-                ["params:comparison", *of_each("scores")],
+                ["params:comparison", "origins", *of_each("scores")],
                 f"{experiment}.leaderboard",
                 name="rank_models",
                 namespace=experiment,
@@ -34,8 +34,6 @@ def create_pipeline(
                     f"{experiment}.leaderboard",
                     "origins",
                     "quality",
-                    "params:task",
-                    "params:splits",
                     "params:comparison",
                     "run_record",
                     *(name for kind in kinds for name in of_each(kind)),
