@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics import scores as metrics_scores
 from nocturnal_kedro.metrics.clinical import clarke_zones
 from nocturnal_kedro.metrics.compare import (
     Comparison,
@@ -18,7 +19,6 @@ from nocturnal_kedro.metrics.point import (
     signed_error,
     squared_error,
 )
-from nocturnal_kedro.metrics import scores as metrics_scores
 
 GOLDEN = {
     "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],

@@ -39,7 +39,7 @@ STAGES = ("data_processing", "training", "evaluation", "reporting")
 
 
 class RunRecord:
-    """Keeps, for every stage, what made it: command, parameters, versions, commit, machine, seconds.
+    """Keeps what made each stage: command, parameters, versions, commit, machine, seconds.
 
     The record is the dataset `run_record`: {"stages": {stage: {...}}}. A stage that a run does not
     repeat, or fails to, keeps the record of the run that made it.

@@ -134,8 +134,8 @@ def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
     if not tested.sort_index().equals(scored.sort_index()):
         raise InputError(
             f"the scores are of {scored.sum()} test nights of {len(scored)} people, the frozen "
-            f"table holds {tested.sum()} of {len(tested)}: it was made anew since. Run training and "
-            f"evaluation again, or give the data_root of the old run."
+            f"table holds {tested.sum()} of {len(tested)}: it was made anew since. Run training "
+            f"and evaluation again, or give the data_root of the old run."
         )
 
 

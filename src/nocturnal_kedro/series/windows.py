@@ -76,7 +76,7 @@ class WindowGatherer:
         if corpus.kernels_2K.shape[1] > task.context_steps:
             raise InputError(
                 f"physiology: doses act for {corpus.kernels_2K.shape[1]} steps, more than the "
-                f"context's {task.context_steps}. Lengthen task.context_steps or shorten the action."
+                f"context's {task.context_steps}. Lengthen it, or shorten the action."
             )
         self.task = task
         self.scaler = scaler

@@ -44,7 +44,8 @@ def train(
     """Fit `module` to windows at `train_rows`; early stopping sees `validation_rows` alone.
 
     Rows are origins in the gatherer's corpus (int64). Selection is by the RMSE of validation in
-    scaled units, each person counting once as in the leaderboard. Raises `InputError` when the loss is no longer finite.
+    scaled units, each person counting once as in the leaderboard. Raises `InputError` when the
+    loss is no longer finite.
     """
     total_steps = training.epochs * training.steps_per_epoch
     accelerator = start_accelerator(training)
