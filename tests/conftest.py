@@ -108,12 +108,16 @@ def run(project: None) -> Run:
     """Run a pipeline of the project with parameters given; returns the context of the run."""
 
     def run_pipeline(
-        data_root: Path, pipeline: str = "nocturnal_point", runner: Any = None, **given: Any
+        data_root: Path,
+        pipeline: str = "nocturnal_point",
+        runner: Any = None,
+        nodes: list[str] | None = None,
+        **given: Any,
     ) -> KedroContext:
         parameters = SMALL | {"data_root": str(data_root)} | given
         with KedroSession.create(project_path=PROJECT, runtime_params=parameters) as session:
             context = session.load_context()
-            session.run(pipeline_names=[pipeline], runner=runner)
+            session.run(pipeline_names=[pipeline], runner=runner, node_names=nodes)
             return context
 
     return run_pipeline

@@ -192,12 +192,11 @@ def test_scores_of_an_older_table_of_origins_are_refused() -> None:
         require_current(scores, origins.iloc[1:])
 
 
-@pytest.mark.parametrize("hours", [8.0, 9.0, 0.0])
-def test_hours_beyond_the_horizon_are_refused(hours: float) -> None:
+def test_hours_beyond_the_horizon_are_left_out() -> None:
     forecasts, origins = frames()
     scores = score_forecasts(forecasts, origins, "e", "last_value")
-    with pytest.raises(InputError, match=r"comparison.also_hours is .*the horizon of 8 h"):
-        build_leaderboard(scores, Comparison(also_hours=(hours,)))
+    board = build_leaderboard(scores, Comparison(also_hours=(2.5, 8.0, 9.0)))
+    assert [name for name in board if name.startswith("mae")] == ["mae_mg_dl", "mae_mg_dl_2.5h"]
 
 
 def test_the_reference_is_mandatory() -> None:

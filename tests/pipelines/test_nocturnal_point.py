@@ -160,6 +160,56 @@ def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, tmp_path: P
         run(tmp_path, pipeline="reporting", models="ttm")
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"pipeline": "training", "task": {"horizon_steps": 48}},
+        {"pipeline": "training", "task": {"coverage": 0.5}},
+        {"pipeline": "nodes", "nodes": ["split_people"], "splits": {"seed": 3}},
+    ],
+)
+def test_tables_of_different_runs_are_refused(again: dict, run: Run, tmp_path: Path) -> None:
+    run(tmp_path, pipeline="data_processing")
+    if again.pop("nodes", None):
+        again.pop("pipeline")
+        run(tmp_path, pipeline="data_processing", nodes=["split_people"], **again)
+        again = {"pipeline": "training"}
+    with pytest.raises(Exception, match=r"they are of different runs\. Run data_processing"):
+        run(tmp_path, models="ttm", **again)
+
+
+def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) -> None:
+    board = board_of(run(tmp_path, models="ttm", task={"horizon_steps": 36}))
+    assert board["rmse_mg_dl"].notna().all()
+    assert not [name for name in board if name.endswith("_6h")]
+
+
+@pytest.mark.parametrize(
+    ("file", "stage", "message"),
+    [
+        ("run_record.json", "evaluation", "record of earlier runs cannot be read.*Delete that"),
+        ("series.parquet", "data_processing", None),
+        ("weights.safetensors", "evaluation", "incomplete or damaged.*Run the training pipeline"),
+        ("values_TC.npy", "training", "corpus"),
+        ("splits.csv", "training", "splits"),
+        ("origins.csv", "training", "different runs"),
+        ("ttm_forecasts.parquet", "reporting", "nocturnal_point.ttm.forecasts"),
+    ],
+)
+def test_a_file_cut_short_is_named(
+    file: str, stage: str, message: str | None, run: Run, tmp_path: Path
+) -> None:
+    run(tmp_path, models="ttm")
+    for path in (path for path in tmp_path.rglob(file) if path.is_file()):
+        text = path.read_bytes()
+        path.write_bytes(text[: text.index(b"\n", len(text) // 2) + 1 if ".csv" in file else 20])
+    if message is None:  # made anew
+        run(tmp_path, pipeline=stage, models="ttm")
+        return
+    with pytest.raises(Exception, match=message):
+        run(tmp_path, pipeline=stage, models="ttm")
+
+
 def test_threads_give_the_same_numbers(
     finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
 ) -> None:
@@ -175,6 +225,10 @@ def test_threads_give_the_same_numbers(
         ({"sources": "azt1d", "raw_root": "/nowhere"}, r"no 'Subject N/Subject N.csv' under"),
         ({"models": "ttn"}, r"unknown model 'ttn'.*Did you mean 'ttm'\?"),
         ({"models": ""}, "'models' is empty"),
+        ({"models": None}, "'models' is empty"),
+        ({"sources": None}, "'sources' is empty"),
+        ({"raw_root": None}, "'raw_root' is empty"),
+        ({"model_options": 5}, "'model_options' is 5; it holds options by name"),
         ({"trainin": {"epochs": 1}}, r"unknown parameter 'trainin'.*Did you mean 'training'\?"),
         ({"training": {"epoch": 1}}, r"parameter 'training': 'epoch' Extra.*Allowed: .*epochs"),
         ({"task": {"coverage": 2}}, r"parameter 'task': 'coverage' Input should be less than"),

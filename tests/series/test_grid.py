@@ -170,9 +170,8 @@ def test_units_in_equal_units_out(events: list[tuple[int, float, float, int]]) -
     series, _ = build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
     SERIES.validate(series)
     np.testing.assert_allclose(series["bolus_u"].sum(), bolus.sum(), atol=1e-6)
-    # A record stands until the next one, at most for its own length (and the slack of one slot).
-    until_next = np.diff(seconds, append=np.inf) / 60
-    lasts = np.where(until_next <= minutes + 2.5, until_next, minutes)
+    # A record stands until the next one, at most for its own length.
+    lasts = np.minimum(np.diff(seconds, append=np.inf) / 60, minutes)
     np.testing.assert_allclose(
         (series["basal_u_h"] * 5 / 60).sum(), (rate * lasts / 60).sum(), atol=1e-6
     )

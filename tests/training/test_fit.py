@@ -8,6 +8,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, build_origins, data_fingerprint, rows_of_split
+from nocturnal_kedro.series.splits import SplitOptions, build_splits
 from nocturnal_kedro.training.fit import (
     fit_baseline,
     fit_model,
@@ -112,9 +113,9 @@ def test_near_anchor_keeps_the_hours_around_midnight(corpus: Corpus) -> None:
     assert set(corpus.slot_of_day_T[rows]) == {*range(25), *range(264, 288)}
 
 
-def test_no_validation_night_is_an_error(
-    corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: Task
-) -> None:
-    without = origins[origins["split"] != "validation"]
+def test_no_validation_night_is_an_error(corpus: Corpus, series: pd.DataFrame, task: Task) -> None:
+    options = SplitOptions(validation_patient_share=0, validation_temporal_share=0)
+    splits = build_splits(series, options)
+    origins = build_origins(corpus, splits, task)[0]
     with pytest.raises(InputError, match="no window is left for validation"):
-        fit_model("ttm", TINY, corpus, splits, without, task, Training())
+        fit_model("ttm", TINY, corpus, splits, origins, task, Training())

@@ -16,7 +16,7 @@ from nocturnal_kedro.baselines import History, Nights, last_observed
 class Options(BaseModel, extra="forbid", frozen=True):
     """The grid that `fit` searches."""
 
-    dampings: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+    dampings: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
     slope_steps: tuple[int, ...] = (4, 7, 13)  # slots: 15, 30, 60 minutes
 
 

@@ -42,19 +42,15 @@ class ArtifactDataset(AbstractVersionedDataset[Artifact, Artifact]):
             described = json.loads((folder / "artifact.json").read_text())
             state = load_file(folder / "weights.safetensors")
             log = pd.read_csv(folder / "training_log.csv")
-        except (OSError, ValueError, SafetensorError) as error:
+            scaler = Scaler(**{key: tuple(value) for key, value in described["scaler"].items()})
+            fields = {name: described[name] for name in DESCRIBED}
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DatasetError(
                 f"artifact '{folder}' is incomplete or damaged ({error}). Run the training "
                 f"pipeline again, or load another version with --load-versions."
             ) from error
-        scaler = Scaler(**{key: tuple(value) for key, value in described["scaler"].items()})
-        return Artifact(
-            **{name: described[name] for name in DESCRIBED if name != "people"},
-            people=tuple(described["people"]),
-            scaler=scaler,
-            state=state,
-            log=log,
-        )
+        fields["people"] = tuple(fields["people"])
+        return Artifact(**fields, scaler=scaler, state=state, log=log)
 
     def save(self, data: Artifact) -> None:
         from safetensors.numpy import save_file

@@ -32,15 +32,19 @@ class CorpusDataset(AbstractDataset[Corpus, Corpus]):
         return Corpus(**arrays, people=people)
 
     def save(self, data: Corpus) -> None:
-        # A folder is replaced whole: an interrupted save leaves the old one.
+        # The new folder is whole before the old one goes: an interrupted save leaves one of them.
         fresh = self._folder.with_name(self._folder.name + ".saving")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         for name in ARRAYS:
             np.save(fresh / f"{name}.npy", getattr(data, name))
         data.people.to_csv(fresh / "people.csv", index=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        old = self._folder.with_name(self._folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self._folder.exists():
+            self._folder.rename(old)
         fresh.rename(self._folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _exists(self) -> bool:
         return (self._folder / "people.csv").exists()

@@ -10,14 +10,14 @@ import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation.parameter_validator import ParameterValidator
 from pydantic import BaseModel
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, require_known, validated
-from nocturnal_kedro.hooks.record import RUN_RECORD
+from nocturnal_kedro.hooks.record import RUN_RECORD, STAGES
 
 MODEL_OPTIONS = "params:model_options."
 
@@ -36,15 +36,15 @@ class EntryChecks:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        from nocturnal_kedro.training.device import require_device
-
         needed = pipeline.inputs()
         with _told_on_the_command_line():
             for name in sorted(needed):
                 if name.startswith(MODEL_OPTIONS):
                     plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
-            if "params:training" in needed:
-                require_device(catalog.load("params:training").device)
+            if "params:training" in needed and catalog.load("params:training").device == "gpu":
+                from nocturnal_kedro.training.device import require_device
+
+                require_device("gpu")
             _require_made(needed, catalog)
 
 
@@ -53,11 +53,18 @@ class ClearErrors:
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
-        cause: BaseException | None = error
-        while cause is not None:
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        for cause in reversed(causes):
             if isinstance(cause, InputError):
                 _tell_on_the_command_line(cause)
-            cause = cause.__cause__
+        for cause in reversed(causes):
+            if isinstance(cause, DatasetError):
+                _tell_on_the_command_line(
+                    f"{cause} A file that is damaged is made anew by its stage: "
+                    f"`kedro run --pipelines=` {', '.join(STAGES)}, with the same --params."
+                )
 
 
 def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any]) -> None:
@@ -68,6 +75,16 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
     names = {name for pipeline in pipelines.values() for name in pipeline.inputs()}
     taken_whole = {name for name in names if name.startswith("params:")}
     taken = {name.removeprefix("params:").split(".")[0] for name in taken_whole}
+    for name in ("data_root", "raw_root"):
+        if not parameters.get(name, shared[name]):
+            raise InputError(f"'{name}' is empty; give a folder, or leave it out.")
+    for name in ("model_options", "source_options"):
+        given = parameters.get(name, shared.get(name))
+        if not isinstance(given, dict):
+            raise InputError(
+                f"'{name}' is {given!r}; it holds options by name, e.g. "
+                f'--params="{name}.NAME.OPTION=VALUE".'
+            )
     for name in parameters:
         require_known("parameter", name, {*taken, "model_options", "models", *shared})
     options = parameters["model_options"]
@@ -90,15 +107,16 @@ def _require_made(needed: set[str], catalog: DataCatalog) -> None:
     for name in sorted(needed - {RUN_RECORD}):
         if name.startswith("param") or catalog.exists(name):
             continue
-        makers = [
+        maker = next(
             stage
-            for node in pipelines["__default__"].nodes
+            for pipeline in pipelines.values()
+            for node in pipeline.nodes
             if name in node.outputs
             for stage in node.tags
-        ]
+        )
         raise InputError(
             f"'{name}' is needed and does not exist: {catalog[name]}. Run "
-            f"`kedro run --pipelines={makers[0]}` with the same --params first, or give the "
+            f"`kedro run --pipelines={maker}` with the same --params first, or give the "
             f"data_root of the run that made it."
         )
 
@@ -112,7 +130,7 @@ def _told_on_the_command_line() -> Iterator[None]:
         raise
 
 
-def _tell_on_the_command_line(error: InputError) -> None:
+def _tell_on_the_command_line(error: InputError | str) -> None:
     """Raise the error as click shows it, if click is at work; elsewhere it goes on as it is."""
     if click.get_current_context(silent=True) is not None:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(str(error))

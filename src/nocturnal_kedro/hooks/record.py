@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +80,7 @@ class RunRecord:
             },
         }
         self._counted_until, self._saved = {}, set()
-        self._earlier = catalog.load(RUN_RECORD)["stages"] if catalog.exists(RUN_RECORD) else {}
+        self._earlier = _earlier_stages(catalog)
         self._stages = dict(self._earlier)
         for stage in sorted({tag for node in pipeline.nodes for tag in node.tags}):
             nodes = pipeline.only_nodes_with_tags(stage)
@@ -136,6 +139,18 @@ class Summary:
             if name.endswith(".report"):
                 report: Any = catalog[name]
                 click.echo(f"Report: {_relative(Path(report._get_load_path()))}")
+
+
+def _earlier_stages(catalog: DataCatalog) -> dict[str, dict[str, Any]]:
+    if not catalog.exists(RUN_RECORD):
+        return {}
+    try:
+        return catalog.load(RUN_RECORD)["stages"]
+    except (DatasetError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the record of earlier runs cannot be read: {catalog[RUN_RECORD]}. Delete that file; "
+            f"what it told of earlier runs is lost, their results are not."
+        ) from error
 
 
 def _command(run_params: dict[str, Any]) -> str:
@@ -229,10 +244,12 @@ def _in_short(leaderboard: pd.DataFrame) -> str:
     lines = []
     for split, rows in leaderboard.groupby("split"):
         nights, subjects = rows[["nights", "subjects"]].iloc[0]
-        lines += ["", f"{split}: {nights} nights of {subjects} people, RMSE and MAE in mg/dL"]
+        few = ": too few to tell models apart" * (subjects < FEWEST_TO_TELL_APART)
+        lines += ["", f"{split}: {nights} nights of {subjects} people{few}; RMSE and MAE in mg/dL"]
         lines += [f"{'model':<14}{'RMSE':>7}{'95 % interval':>18}{'MAE':>7}{'skill':>7}"]
         for place, row in enumerate(rows.itertuples()):
-            standing = "  best" if place == 0 else "  tied with the best" * row.tied_with_best
+            tied = "  tied with the best" * (row.tied_with_best and not few)
+            standing = "  best" if place == 0 else tied
             interval = f"{row.rmse_low_mg_dl:.1f} to {row.rmse_high_mg_dl:.1f}"
             lines.append(
                 f"{row.model:<14}{row.rmse_mg_dl:>7.1f}{interval:>18}{row.mae_mg_dl:>7.1f}"

@@ -16,7 +16,7 @@ from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import KEPT, nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
-from nocturnal_kedro.metrics.compare import Comparison
+from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -87,6 +87,7 @@ def render_report(content: Content) -> str:
         ],
         tables=_tables(content),
         hours=list(_horizons(content)),
+        fewest=FEWEST_TO_TELL_APART,
         quality=_quality(content.quality),
         stages=_stages(content.run_record),
         split_titles=SPLIT_TITLES,
@@ -180,8 +181,9 @@ def _up_to(rows: pd.DataFrame, suffix: str) -> pd.DataFrame:
 
 def _horizons(content: Content) -> dict[str, str]:
     """Hours from the origin, longest first, and the suffix of their columns."""
-    whole = f"{content.task.horizon_steps / STEPS_PER_HOUR:g}"
-    return {whole: ""} | {f"{hours:g}": f"_{hours:g}h" for hours in content.comparison.also_hours}
+    whole = content.task.horizon_steps / STEPS_PER_HOUR
+    shorter = (hours for hours in content.comparison.also_hours if hours < whole)
+    return {f"{whole:g}": ""} | {f"{hours:g}": f"_{hours:g}h" for hours in shorter}
 
 
 def _stages(run_record: dict[str, Any]) -> dict[str, dict[str, Any]]:

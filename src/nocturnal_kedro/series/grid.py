@@ -212,7 +212,8 @@ def _amounts(
 def _basal_rate(rows: pd.DataFrame, slots: pd.DatetimeIndex) -> np.ndarray:
     """Mean rate in U/h delivered over (t - 5 min, t], NaN where no rate is on record.
 
-    Each record stands for `basal_minutes` or until the next one. The integral of the rate is
+    Each record stands until the next one, at most for its `basal_minutes`, so that a later record
+    does not change what was on record before it. The integral of the rate is
     piecewise linear in time, so its differences at the slot edges conserve the units exactly.
     """
     known = rows.loc[rows["basal_u_h"].notna(), ["time", "basal_u_h", "basal_minutes"]]
@@ -221,9 +222,7 @@ def _basal_rate(rows: pd.DataFrame, slots: pd.DatetimeIndex) -> np.ndarray:
         return np.full(len(slots), np.nan)
     minutes = (known["time"].to_numpy() - slots[0].to_datetime64()).astype(np.int64) / 60e9
     stands = known["basal_minutes"].to_numpy()
-    until_next = np.diff(minutes, append=np.inf)
-    # A record due again within one slot may come a few seconds late: that is no gap.
-    lasts = np.where(until_next <= stands + STEP_MINUTES / 2, until_next, stands)
+    lasts = np.minimum(np.diff(minutes, append=np.inf), stands)
     rate = known["basal_u_h"].to_numpy() / 60
 
     knots = np.stack([minutes, minutes + lasts], axis=1).ravel()

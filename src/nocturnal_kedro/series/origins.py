@@ -73,6 +73,20 @@ def build_origins(
     return kept, tally[["source", "subject", "stage", "reason", "rows"]]
 
 
+def require_frozen(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: Task) -> None:
+    """Raise `InputError` unless the table of origins is the one of this corpus, splits and task.
+
+    Tables of different runs, or a file cut short, would put trained people among those tested.
+    """
+    expected = build_origins(corpus, splits, task)[0]
+    if not origins.reset_index(drop=True).equals(expected):
+        raise InputError(
+            f"the frozen table holds {len(origins)} origins, and this corpus, splits and task give "
+            f"{len(expected)}, or others: they are of different runs. Run data_processing again, "
+            f"whole, with the same --params."
+        )
+
+
 def data_fingerprint(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame) -> str:
     """SHA-256 of what every model of a comparison must share: readings, splits and origins."""
     tables = (table.to_csv(index=False).encode() for table in (splits, origins))

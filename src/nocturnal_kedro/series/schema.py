@@ -10,6 +10,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 STEP_MINUTES = 5
+# A rate written with every reading stands until the next is due, which may come a little late.
+BASAL_RECORD_MINUTES = 1.5 * STEP_MINUTES
 STEPS_PER_HOUR = 60 // STEP_MINUTES
 STEPS_PER_DAY = 24 * STEPS_PER_HOUR
 SLOT = pd.Timedelta(minutes=STEP_MINUTES)

@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.schema import STEP_MINUTES, Readings, make_tally, readings_frame
+from nocturnal_kedro.series.schema import BASAL_RECORD_MINUTES, Readings, make_tally, readings_frame
 
 TITLE = (
     "AZT1D, Khamesian et al., IEEE BSN 2025, doi:10.17632/gk9m674wcx.1, licence CC BY 4.0 "
@@ -83,8 +83,7 @@ def _read_subject(path: Path, options: Options) -> Readings:
             "time": _times(kept, path),
             "glucose_mg_dl": _numbers(kept, str(glucose_column), path),
             "basal_u_h": basal,
-            # A rate is written with every reading; it stands until the next row is due.
-            "basal_minutes": np.where(np.isnan(basal), np.nan, STEP_MINUTES),
+            "basal_minutes": np.where(np.isnan(basal), np.nan, BASAL_RECORD_MINUTES),
             "bolus_u": np.where(bolus > 0, bolus, np.nan),  # 0 here means "no bolus in this row"
             "carbs_g": np.where(carbs > 0, carbs, np.nan),
         }

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.series.schema import (
+    BASAL_RECORD_MINUTES,
     GLUCOSE_CEILING_MG_DL,
     GLUCOSE_FLOOR_MG_DL,
     MG_DL_PER_MMOL_L,
@@ -407,7 +408,7 @@ def _recorded(log: Log, habits: Habits, plan: Plan, options: Options) -> Reading
             "glucose_mg_dl": np.concatenate([np.round(glucose[present]), nothing]),
             "basal_u_h": np.concatenate([np.round(basal[present], 3), nothing]),
             "basal_minutes": np.concatenate(
-                [np.where(np.isnan(basal[present]), np.nan, STEP_MINUTES), nothing]
+                [np.where(np.isnan(basal[present]), np.nan, BASAL_RECORD_MINUTES), nothing]
             ),
             "bolus_u": np.concatenate([silent, np.where(bolus[dose] > 0, bolus[dose], np.nan)]),
             "carbs_g": np.concatenate([silent, np.where(carbs[dose] > 0, carbs[dose], np.nan)]),

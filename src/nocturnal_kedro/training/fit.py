@@ -20,6 +20,7 @@ from nocturnal_kedro.series.origins import (
     data_fingerprint,
     eligible_rows,
     origin_rows,
+    require_frozen,
     rows_of_split,
     segment_starts,
 )
@@ -49,6 +50,7 @@ def fit_model(
     Raises `InputError` on unusable options, an absent device, no window, or a diverging loss.
     """
     options: Any = plugins.options("model", name, given)
+    require_frozen(corpus, splits, origins, task)
     gatherer = _gatherer(corpus, splits, task, fit_scaler(corpus, splits), training.device)
     train_rows = near_anchor(corpus, eligible_rows(corpus, splits, task, "train"), training)
     validation_rows = origin_rows(corpus, origins[origins["split"] == "validation"])
@@ -95,6 +97,7 @@ def fit_baseline(
     """Fit a baseline to the training rows and the training nights."""
     started = time.perf_counter()
     options = plugins.options("baseline", name, given)
+    require_frozen(corpus, splits, origins, task)
     gatherer = _gatherer(corpus, splits, task, fit_scaler(corpus, splits), "cpu")
     people = trained_people(splits)
     history = _history(corpus, splits, origins, gatherer, people)
@@ -137,8 +140,9 @@ def forecast(
             f"({artifact.record['data'][:12]}) than these ({data[:12]}), and may have seen what it "
             f"would be tested on. Run the training pipeline again."
         )
-    origins = origins[origins["split"] != "train"]
     task = Task.model_validate(artifact.record["task"])
+    require_frozen(corpus, splits, origins, task)
+    origins = origins[origins["split"] != "train"]
     if artifact.kind == "baseline":
         device = "cpu"  # baselines are numpy
     gatherer = _gatherer(corpus, splits, task, artifact.scaler, device)
@@ -262,7 +266,13 @@ def _answer_model(
     build = plugins.load("model", artifact.name).build
     with _RANDOM_NUMBERS:
         module = build(options, gatherer.task)
-    module.load_state_dict({key: torch.from_numpy(v) for key, v in artifact.state.items()})
+    try:
+        module.load_state_dict({key: torch.from_numpy(v) for key, v in artifact.state.items()})
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights of '{artifact.name}' do not fit its options {artifact.options}: the "
+            f"artifact is damaged, or of another version. Run the training pipeline again."
+        ) from error
     module.to(gatherer.device).eval()
     targets, points, quantiles = [], [], []
     for part in rows.split(FORECAST_BATCH):
