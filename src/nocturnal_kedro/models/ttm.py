@@ -55,13 +55,16 @@ class TTM(nn.Module):
                 # "common_channel" would leave insulin and carbs without any effect, silently.
                 decoder_mode="mix_channel",
                 enable_forecast_channel_mixing=True,
-                scaling="std",
+                # Channels are scaled by the training rows. The library's scaling by the window's own
+                # mean and deviation would hide how much insulin is on board, and how high glucose
+                # is: on validation it was 2 mg/dL worse.
+                scaling=None,
                 loss=None,  # the training loop owns the masked loss
             )
         )
 
     def forward(self, batch: Batch) -> Forecast:
-        """Point forecasts of glucose, (B, H)."""
+        """Point forecasts of glucose, (B, H), as the change from the last reading."""
         future_BHC = nn.functional.pad(batch.future_BHF, (1, 0))  # glucose ahead is not known
         output = self.network(
             past_values=batch.context_BLC,
@@ -69,4 +72,5 @@ class TTM(nn.Module):
             future_values=future_BHC,
             return_loss=False,
         )
-        return Forecast(output.prediction_outputs[..., 0], None)
+        last_B1 = batch.context_BLC[:, -1:, 0]
+        return Forecast(last_B1 + output.prediction_outputs[..., 0], None)
