@@ -55,9 +55,9 @@ class TTM(nn.Module):
                 # "common_channel" would leave insulin and carbs without any effect, silently.
                 decoder_mode="mix_channel",
                 enable_forecast_channel_mixing=True,
-                # Channels are scaled by the training rows. The library's scaling by the window's own
-                # mean and deviation would hide how much insulin is on board, and how high glucose
-                # is: on validation it was 2 mg/dL worse.
+                # Channels are scaled by the training rows already. The library's scaling by the
+                # window's own mean and deviation would hide how much insulin is on board, and how
+                # high glucose is: on validation it was 2 mg/dL worse.
                 scaling=None,
                 loss=None,  # the training loop owns the masked loss
             )
