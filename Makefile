@@ -28,7 +28,7 @@ export RUN_PARAMS := $(root_param)$(if $(and $(root_param),$(PARAMS)),$(comma))$
 env_option := $(if $(ENV),--env=$(ENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint viz jupyter lock lock-transformers5 clean
+.PHONY: help run test quick lint viz jupyter picture lock lock-transformers5 clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 20
@@ -53,6 +53,12 @@ viz: $(VENV)/installed-core ## look at the lineage (ENV=)
 
 jupyter: $(VENV)/installed-notebook ## notebooks with catalog and pipelines at hand (ENV=)
 	@$(BIN)/kedro jupyter lab $(env_option)
+
+picture: ## docs/images/report.png from the newest report below DATA_ROOT (needs chromium)
+	@chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1120,1400 \
+	  --user-data-dir="$$(mktemp -d)" --virtual-time-budget=10000 \
+	  --screenshot=docs/images/report.png "file://$$(realpath "$$(ls -t \
+	  "$(DATA_ROOT)"/08_reporting/*/report.html/*/report.html | sed -n 1p)")" 2>/dev/null
 
 lock: ## write constraints.txt anew: the newest versions that go with torch 2.13
 	rm -rf .venv-lock
