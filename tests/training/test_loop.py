@@ -69,7 +69,7 @@ def test_selection_counts_each_person_once(gatherer, rows) -> None:
     square = ((module(batch).point_BH - batch.target_BH) ** 2 * batch.target_observed_BH).detach()
     person = gatherer.person_of(uneven)
     own = [
-        np.sqrt(square[person == p].sum() / batch.target_observed_BH[person == p].sum())
+        float(square[person == p].sum() / batch.target_observed_BH[person == p].sum()) ** 0.5
         for p in np.unique(person)
     ]
     assert len(own) > 1

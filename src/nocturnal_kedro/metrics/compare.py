@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.scores import MEASURES, ZONE_SHARES
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 PERSON = ["source", "subject"]
@@ -97,8 +98,7 @@ def per_person(scores: pd.DataFrame) -> pd.DataFrame:
 
     rmse = sqrt(sum points * mse / sum points); the others are means over points.
     """
-    measures = [c for c in scores if c in ("mse", "mae", "mape_pct", "bias") or "clarke_" in c]
-    weighted = scores[measures].mul(scores["points"], axis=0)
+    weighted = scores[[*MEASURES, *ZONE_SHARES]].mul(scores["points"], axis=0)
     keys = [scores[name] for name in ("model", *PERSON)]
     means = weighted.groupby(keys).sum().div(scores["points"].groupby(keys).sum(), axis=0)
     return means.assign(rmse=np.sqrt(means["mse"]))

@@ -24,6 +24,7 @@ MEASURES = {
     "mape_pct": percentage_error,
     "bias": signed_error,
 }
+ZONE_SHARES = tuple(f"clarke_{zone.lower()}_pct" for zone in ZONES)
 
 
 def score_forecasts(
@@ -43,7 +44,9 @@ def score_forecasts(
 
     values = {name: measure(reference, forecast) for name, measure in MEASURES.items()}
     zones = clarke_zones(reference, forecast)
-    values |= {f"clarke_{zone.lower()}_pct": 100.0 * (zones == zone) for zone in ZONES}
+    values |= {
+        share: 100.0 * (zones == zone) for share, zone in zip(ZONE_SHARES, ZONES, strict=True)
+    }
     cells = judged[[*CELL, "nights"]].assign(points=1, **values)
     means = cells.groupby([*CELL, "nights"]).agg(
         points=("points", "sum"), **{name: (name, "mean") for name in values}
