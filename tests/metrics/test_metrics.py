@@ -15,6 +15,7 @@ from nocturnal_kedro.metrics.compare import (
 )
 from nocturnal_kedro.metrics.point import (
     absolute_error,
+    outside_range,
     percentage_error,
     signed_error,
     squared_error,
@@ -64,6 +65,8 @@ def test_point_errors_by_hand() -> None:
     np.testing.assert_array_equal(squared_error(reference, forecast), [400, 400])
     np.testing.assert_array_equal(absolute_error(reference, forecast), [20, 20])
     np.testing.assert_array_equal(percentage_error(reference, forecast), [20, 25])
+    far = np.array([-0.1, 0, 600, 601])
+    np.testing.assert_array_equal(outside_range(np.full(4, 100.0), far), [100, 0, 0, 100])
 
 
 PEOPLE = (("a", "patient", 3), ("b", "temporal", 2), ("c", "temporal", 5))

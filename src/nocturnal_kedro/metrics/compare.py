@@ -31,7 +31,8 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, mae_mg_dl, mape_pct,
-    bias_mg_dl, skill_vs_last_value with its interval, clarke_a_pct, clarke_ab_pct,
+    bias_mg_dl, outside_0_600_pct, skill_vs_last_value with its interval, clarke_a_pct,
+    clarke_ab_pct,
     tied_with_best; and all but the counts again to `also_hours`. All but `rmse_pooled_mg_dl`
     are subject-macro: each person counts once. Raises `InputError` where models were scored on
     different nights, or last value is absent.
@@ -82,6 +83,7 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "mae_mg_dl": macro["mae"],
             "mape_pct": macro["mape_pct"],
             "bias_mg_dl": macro["bias"],
+            "outside_0_600_pct": macro["outside_pct"],
             "skill_vs_last_value": 1 - macro["rmse"] / macro["rmse"].iloc[reference],
             "skill_low": skill_low,
             "skill_high": skill_high,

@@ -26,3 +26,12 @@ def absolute_error(reference_mg_dl: np.ndarray, forecast_mg_dl: np.ndarray) -> n
 def percentage_error(reference_mg_dl: np.ndarray, forecast_mg_dl: np.ndarray) -> np.ndarray:
     """100 |forecast - reference| / reference in percent; its mean is the MAPE."""
     return 100 * absolute_error(reference_mg_dl, forecast_mg_dl) / np.asarray(reference_mg_dl)
+
+
+def outside_range(reference_mg_dl: np.ndarray, forecast_mg_dl: np.ndarray) -> np.ndarray:
+    """100 where the forecast lies outside 0 to 600 mg/dL, else 0; its mean is a share in percent.
+
+    Forecasts are never clipped to look better; no sensor and no meter reads such values.
+    """
+    forecast = np.asarray(forecast_mg_dl)
+    return 100.0 * ((forecast < 0) | (forecast > 600))

@@ -9,6 +9,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.clinical import ZONES, clarke_zones
 from nocturnal_kedro.metrics.point import (
     absolute_error,
+    outside_range,
     percentage_error,
     signed_error,
     squared_error,
@@ -23,6 +24,7 @@ MEASURES = {
     "mae": absolute_error,
     "mape_pct": percentage_error,
     "bias": signed_error,
+    "outside_pct": outside_range,
 }
 ZONE_SHARES = tuple(f"clarke_{zone.lower()}_pct" for zone in ZONES)
 

@@ -17,6 +17,7 @@ from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import KEPT, nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
+from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -133,7 +134,8 @@ def _sections(content: Content) -> list[Section]:
         ),
         Section(
             "Clarke error grid",
-            "Every observed point of the test nights, pooled; A and B are clinically acceptable.",
+            f"Every observed point of the test nights, pooled; A and B are clinically acceptable. "
+            f"Forecasts are not clipped. Outside 0 to 600 mg/dL lie {_outside(nights_of)}.",
             clarke_grid(nights_of),
         ),
         Section(
@@ -151,6 +153,15 @@ def _sections(content: Content) -> list[Section]:
             )
         )
     return sections
+
+
+def _outside(forecasts: dict[str, pd.DataFrame]) -> str:
+    """The share of forecasts that no sensor could read, of each model."""
+    shares = {
+        name: outside_range(frame["target_mg_dl"], frame["forecast_mg_dl"]).mean()
+        for name, frame in forecasts.items()
+    }
+    return ", ".join(f"{share:.2f} % of {name}" for name, share in shares.items())
 
 
 def _div(figure: Figure, identifier: str) -> str:
