@@ -32,10 +32,9 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, mae_mg_dl, mape_pct,
     bias_mg_dl, outside_0_600_pct, skill_vs_last_value with its interval, clarke_a_pct,
-    clarke_ab_pct,
-    tied_with_best; and all but the counts again to `also_hours`. All but `rmse_pooled_mg_dl`
-    are subject-macro: each person counts once. Raises `InputError` where models were scored on
-    different nights, or last value is absent.
+    clarke_ab_pct, tied_with_best; and all but the counts again to each of `also_hours`. All but
+    `rmse_pooled_mg_dl` are subject-macro: each person counts once. Raises `InputError` where
+    models were scored on different nights or fitted to different data, or last value is absent.
     """
     scores = scores[scores["split"].isin(TEST_SPLITS)]
     _require_same_data(scores)
