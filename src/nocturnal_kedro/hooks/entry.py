@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -17,6 +14,10 @@ from pydantic import BaseModel
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, require_known, validated
+from nocturnal_kedro.hooks.command_line import (
+    tell_on_the_command_line,
+    told_on_the_command_line,
+)
 from nocturnal_kedro.hooks.record import RUN_RECORD, STAGES
 
 MODEL_OPTIONS = "params:model_options."
@@ -30,14 +31,14 @@ class EntryChecks:
         from nocturnal_kedro.pipeline_registry import select_models
 
         parameters = context.config_loader["parameters"]
-        with _told_on_the_command_line():
+        with told_on_the_command_line():
             select_models(parameters["models"])
             require_known_parameters(parameters, context.config_loader["globals"])
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         needed = pipeline.inputs()
-        with _told_on_the_command_line():
+        with told_on_the_command_line():
             for name in sorted(needed):
                 if name.startswith(MODEL_OPTIONS):
                     plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
@@ -58,10 +59,10 @@ class ClearErrors:
             causes.append(causes[-1].__cause__)
         for cause in reversed(causes):
             if isinstance(cause, InputError):
-                _tell_on_the_command_line(cause)
+                tell_on_the_command_line(cause)
         for cause in reversed(causes):
             if isinstance(cause, DatasetError):
-                _tell_on_the_command_line(
+                tell_on_the_command_line(
                     f"{cause} A file that is damaged is made anew by its stage: "
                     f"`kedro run --pipelines=` {', '.join(STAGES)}, with the same --params."
                 )
@@ -119,18 +120,3 @@ def _require_made(needed: set[str], catalog: DataCatalog) -> None:
             f"`kedro run --pipelines={maker}` with the same --params first, or give the "
             f"data_root of the run that made it."
         )
-
-
-@contextmanager
-def _told_on_the_command_line() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        _tell_on_the_command_line(error)
-        raise
-
-
-def _tell_on_the_command_line(error: InputError | str) -> None:
-    """Raise the error as click shows it, if click is at work; elsewhere it goes on as it is."""
-    if click.get_current_context(silent=True) is not None:
-        raise click.ClickException(str(error))

@@ -21,6 +21,7 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class RunRecord:
             },
         }
         self._counted_until, self._saved = {}, set()
-        self._earlier = _earlier_stages(catalog)
+        with told_on_the_command_line():
+            self._earlier = _earlier_stages(catalog)
         self._stages = dict(self._earlier)
         for stage in sorted({tag for node in pipeline.nodes for tag in node.tags}):
             nodes = pipeline.only_nodes_with_tags(stage)
