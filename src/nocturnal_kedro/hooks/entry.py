@@ -63,8 +63,8 @@ class ClearErrors:
         for cause in reversed(causes):
             if isinstance(cause, DatasetError):
                 tell_on_the_command_line(
-                    f"{cause} A file that is damaged is made anew by its stage: "
-                    f"`kedro run --pipelines=` {', '.join(STAGES)}, with the same --params."
+                    f"{cause}\nA damaged file is made anew by its stage: kedro run "
+                    f"--pipelines=STAGE with the same --params; stages: {', '.join(STAGES)}."
                 )
 
 
