@@ -20,6 +20,7 @@ from nocturnal_kedro.metrics.point import (
     signed_error,
     squared_error,
 )
+from nocturnal_kedro.metrics.probabilistic import interval_covers
 
 GOLDEN = {
     "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],
@@ -67,6 +68,15 @@ def test_point_errors_by_hand() -> None:
     np.testing.assert_array_equal(percentage_error(reference, forecast), [20, 25])
     far = np.array([-0.1, 0, 600, 601])
     np.testing.assert_array_equal(outside_range(np.full(4, 100.0), far), [100, 0, 0, 100])
+
+
+def test_coverage_by_hand_and_of_a_calibrated_interval() -> None:
+    reference = np.array([100.0, 120, 90, 110])
+    covered = interval_covers(reference, np.full(4, 90.0), np.full(4, 110.0))
+    np.testing.assert_array_equal(covered, [100, 0, 100, 100])
+    normal = np.random.default_rng(0).normal(140, 30, 40_000)
+    lower, upper = 140 - 1.6449 * 30, 140 + 1.6449 * 30
+    assert interval_covers(normal, lower, upper).mean() == pytest.approx(90, abs=0.5)
 
 
 PEOPLE = (("a", "patient", 3), ("b", "temporal", 2), ("c", "temporal", 5))
@@ -185,6 +195,17 @@ def test_models_fitted_to_other_data_are_refused() -> None:
     ]
     with pytest.raises(InputError, match=r"d: last_value; older: m.*cannot be compared"):
         build_leaderboard(pd.concat(scores), Comparison())
+
+
+def test_scores_of_another_version_are_refused() -> None:
+    forecasts, origins = frames()
+    scores = score_forecasts(forecasts, origins, "e", "last_value")
+    for older in (
+        scores.drop(columns="outside_pct"),
+        pd.concat([scores, scores.drop(columns="mae")]),
+    ):
+        with pytest.raises(InputError, match=r"made by another version\. Run evaluation again"):
+            build_leaderboard(older, Comparison())
 
 
 def test_scores_of_an_older_table_of_origins_are_refused() -> None:

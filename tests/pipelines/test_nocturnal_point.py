@@ -94,6 +94,7 @@ def test_report_is_one_file_with_the_numbers_of_the_leaderboard(
         assert f">{model}<" in page
         assert f"{row['rmse_mg_dl']:.2f}" in page
     assert context.catalog.load("nocturnal_point.ttm.model").record["data"] in page
+    assert "the 90 % band of chronos2 held" in page
     assert len(list(data_root.rglob("report.html/*/report.html"))) == 1
 
 

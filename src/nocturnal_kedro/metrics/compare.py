@@ -137,6 +137,12 @@ def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
 
 
 def _require_same_data(scores: pd.DataFrame) -> None:
+    lacking = [name for name in ("data", *MEASURES, *ZONE_SHARES) if name not in scores]
+    if lacking or scores[["data", *MEASURES]].isna().any().any():
+        raise InputError(
+            f"some scores lack {', '.join(lacking) or 'a measure'}: they were made by another "
+            f"version. Run evaluation again for every model."
+        )
     models = scores.groupby("data")["model"].unique()
     if len(models) > 1:
         groups = "; ".join(f"{data[:12]}: {', '.join(names)}" for data, names in models.items())

@@ -13,11 +13,12 @@ from nocturnal_kedro.figures import SPLIT_TITLES, line_styles
 from nocturnal_kedro.figures.clarke import clarke_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
-from nocturnal_kedro.figures.nights import choose_nights, sample_nights
+from nocturnal_kedro.figures.nights import BANDS, choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import KEPT, nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.point import outside_range
+from nocturnal_kedro.metrics.probabilistic import interval_covers
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -129,7 +130,7 @@ def _sections(content: Content) -> list[Section]:
             f"Chosen by rule: the nights at the 10th, 50th and 90th percentile of the error of "
             f"{shown[0]}, and the night with the lowest reading, of each split. Dots are what "
             f"happened, bands the central 50 % and 90 % where a model gives quantiles; 70 to "
-            f"180 mg/dL is shaded, 54 mg/dL dotted.",
+            f"180 mg/dL is shaded, 54 mg/dL dotted.{_coverage(nights_of)}",
             sample_nights(nights_of, chosen, styles),
         ),
         Section(
@@ -153,6 +154,21 @@ def _sections(content: Content) -> list[Section]:
             )
         )
     return sections
+
+
+def _coverage(forecasts: dict[str, pd.DataFrame]) -> str:
+    """How much of what happened lay in the bands, of every model that has them."""
+    told = []
+    for name, frame in forecasts.items():
+        observed = frame.dropna(subset="target_mg_dl")
+        for lower, upper, _ in BANDS:
+            if lower in frame:
+                nominal = 100 * (float(upper[1:]) - float(lower[1:]))
+                held = interval_covers(
+                    observed["target_mg_dl"], observed[lower], observed[upper]
+                ).mean()
+                told.append(f"the {nominal:.0f} % band of {name} held {held:.0f} %")
+    return f" Of all test readings, {', '.join(told)}." if told else ""
 
 
 def _outside(forecasts: dict[str, pd.DataFrame]) -> str:
