@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -21,6 +22,10 @@ from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.physiology import Physiology
 from nocturnal_kedro.series.schema import Readings, make_tally, readings_frame
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
+
+# No test is judged by time. In CI the examples are the same at every run; elsewhere new ones.
+settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("project")
 
 PROJECT = Path(__file__).parents[1]
 RAW_ROOT = Path(os.environ.get("NOCTURNAL_RAW_ROOT", PROJECT.parent / "shared" / "data"))

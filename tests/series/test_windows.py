@@ -55,7 +55,7 @@ def test_noise_after_an_origin_leaves_its_input_bit_identical(
         assert not torch.equal(batches[0].target_BH, batches[1].target_BH)  # the noise was there
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(share=st.floats(0.0, 0.6), seed=st.integers(0, 99))
 def test_an_unobserved_slot_is_never_a_target(share: float, seed: int) -> None:
     task = Task()
