@@ -152,6 +152,18 @@ def test_a_stage_that_is_not_repeated_keeps_its_record(run: Run, tmp_path: Path)
     assert kept == now
 
 
+def test_a_lost_record_costs_no_result(run: Run, tmp_path: Path) -> None:
+    """The file that an error may tell one to delete is not needed for anything but its history."""
+    run(tmp_path, models="ttm")
+    (tmp_path / "08_reporting" / "run_record.json").unlink()
+    nodes = ["nocturnal_point.rank_models", "nocturnal_point.write_report"]
+    context = run(tmp_path, models="ttm", nodes=nodes)
+    stages = context.catalog.load("run_record")["stages"]
+    assert list(stages) == ["reporting"]
+    assert f"--nodes={','.join(nodes)}" in stages["reporting"]["command"]
+    assert "Some people are held out whole" in context.catalog.load("nocturnal_point.report")
+
+
 def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, tmp_path: Path) -> None:
     run(tmp_path, models="ttm")
     run(tmp_path, pipeline="data_processing", splits={"seed": 1})

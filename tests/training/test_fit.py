@@ -48,7 +48,8 @@ def test_forecasts_hold_every_origin_and_step_and_true_targets(
     series: pd.DataFrame,
 ) -> None:  # fmt: skip
     nights = origins[origins["split"] != "train"]
-    frame = forecast(artifact, corpus, splits, origins)
+    frame, seconds = forecast(artifact, corpus, splits, origins)
+    assert seconds > 0
     assert list(frame.columns) == [
         "source", "subject", "origin", "step", "target_mg_dl", "forecast_mg_dl"
     ]  # fmt: skip
@@ -67,7 +68,7 @@ def test_quantile_models_add_their_columns(
     options = {"d_model": 16, "heads": 2, "d_ff": 16, "layers": 1}
     training = Training(epochs=1, steps_per_epoch=3)
     fitted = fit_model("chronos2", options, corpus, splits, origins, task, training)
-    frame = forecast(fitted, corpus, splits, origins)
+    frame, _ = forecast(fitted, corpus, splits, origins)
     assert list(frame.columns[-21:]) == [
         f"q{level:g}" for level in (0.01, *np.arange(1, 20) / 20, 0.99)
     ]
@@ -79,7 +80,7 @@ def test_last_value_is_the_last_reading(
     corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: Task, series: pd.DataFrame
 ) -> None:
     fitted = fit_baseline("last_value", {}, corpus, splits, origins, task)
-    frame = forecast(fitted, corpus, splits, origins)
+    frame, _ = forecast(fitted, corpus, splits, origins)
     at_origin = series.rename(columns={"time": "origin"})[["subject", "origin", "glucose_mg_dl"]]
     joined = frame.merge(at_origin, on=["subject", "origin"])
     np.testing.assert_array_equal(

@@ -39,6 +39,18 @@ RECORDED_PACKAGES = (
     "pandas",
 )
 RUN_RECORD = "run_record"
+# What Kedro calls the options of `kedro run` that narrow a run -> how they are typed.
+PARTS_OF_A_RUN = {
+    "node_names": "--nodes",
+    "tags": "--tags",
+    "namespaces": "--namespaces",
+    "from_nodes": "--from-nodes",
+    "to_nodes": "--to-nodes",
+    "from_inputs": "--from-inputs",
+    "to_outputs": "--to-outputs",
+    "load_versions": "--load-versions",
+    "only_missing_outputs": "--only-missing-outputs",
+}
 STAGES = ("data_processing", "training", "evaluation", "reporting")
 
 
@@ -161,10 +173,21 @@ def _command(run_params: dict[str, Any]) -> str:
         parts.append(f"--pipelines={','.join(run_params['pipeline_names'])}")
     if run_params["env"]:
         parts.append(f"--env={run_params['env']}")
-    given = _flatten(run_params["runtime_params"])
-    if given:
-        parts.append("--params=" + ",".join(f"{name}={value}" for name, value in given.items()))
+    for name, option in PARTS_OF_A_RUN.items():
+        if given := run_params.get(name):
+            value = "" if given is True else "=" + ",".join(_words(given))
+            parts.append(option + value)
+    parameters = _flatten(run_params["runtime_params"])
+    if parameters:
+        pairs = (f"{name}={value}" for name, value in parameters.items())
+        parts.append("--params=" + ",".join(pairs))
     return shlex.join(parts)
+
+
+def _words(given: Any) -> list[str]:
+    if isinstance(given, dict):
+        return [f"{name}:{value}" for name, value in given.items()]
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,10 +63,10 @@ class Content:
         return Task.model_validate(next(iter(self.records.values()))["task"])
 
     @property
-    def splits(self) -> SplitOptions:
-        """How the splits were cut, as the run that cut them recorded it."""
-        stage = self.run_record["stages"]["data_processing"]
-        return SplitOptions.model_validate(stage["parameters"]["splits"])
+    def splits(self) -> SplitOptions | None:
+        """How the splits were cut, as the run that cut them recorded it; None if that is lost."""
+        stage = self.run_record["stages"].get("data_processing")
+        return stage and SplitOptions.model_validate(stage["parameters"]["splits"])
 
 
 def render_report(content: Content) -> str:

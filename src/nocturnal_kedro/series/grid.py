@@ -107,7 +107,8 @@ def _grid_subject(
     for column, limits in PLAUSIBLE.items():
         odd = rows[column].notna() & ~rows[column].between(*limits)
         count(f"{column} out of {limits[0]:g} to {limits[1]:g}, set missing", odd.sum())
-        rows = rows.assign(**{column: rows[column].mask(odd)})
+        if odd.any():
+            rows = rows.assign(**{column: rows[column].mask(odd)})
 
     glucose = rows.loc[rows["glucose_mg_dl"].notna(), ["time", "glucose_mg_dl"]]
     _require_mg_dl(source, subject, glucose["glucose_mg_dl"])

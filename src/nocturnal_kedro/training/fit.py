@@ -125,13 +125,14 @@ def forecast(
     splits: pd.DataFrame,
     origins: pd.DataFrame,
     device: str = "cpu",
-) -> pd.DataFrame:
-    """Forecast every origin of the frozen table that is not for training.
+) -> tuple[pd.DataFrame, float]:
+    """Forecast every origin of the frozen table that is not for training; and in how many seconds.
 
     Columns: source, subject, origin, step, target_mg_dl, forecast_mg_dl; quantile models add
     q0.01 ... q0.99. One row per origin and step, in mg/dL, never clipped; the target is NaN where
-    unobserved. Raises `InputError` if the artifact was fitted to other
-    data or other splits: people and nights that it has seen could be among those tested here.
+    unobserved. The seconds are those of loading the weights and of all windows, no check counted.
+    Raises `InputError` if the artifact was fitted to other readings, splits or origins: people and
+    nights that it has seen could be among those tested here.
     """
     data = data_fingerprint(corpus, splits, origins)
     if artifact.record["data"] != data:
@@ -148,7 +149,9 @@ def forecast(
     gatherer = _gatherer(corpus, splits, task, artifact.scaler, device)
     rows = torch.from_numpy(origin_rows(corpus, origins))
     answer = _answer_model if artifact.kind == "model" else _answer_baseline
+    started = time.perf_counter()
     target_NH, point_NH, quantiles_NHQ = answer(artifact, corpus, gatherer, rows)
+    seconds = time.perf_counter() - started
 
     horizon = task.horizon_steps
     frame = origins.loc[origins.index.repeat(horizon), ["source", "subject", "origin"]]
@@ -159,7 +162,7 @@ def forecast(
     if quantiles_NHQ is not None:
         names = [f"q{level:g}" for level in QUANTILE_LEVELS]
         frame[names] = quantiles_NHQ.reshape(-1, len(names))
-    return frame
+    return frame, seconds
 
 
 def fit_scaler(corpus: Corpus, splits: pd.DataFrame) -> Scaler:

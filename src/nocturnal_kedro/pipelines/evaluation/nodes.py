@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pandas as pd
@@ -25,9 +24,7 @@ def forecast_nights(
     from nocturnal_kedro.training.fit import forecast
 
     plugins.load(artifact.kind, artifact.name)  # importing is not forecasting
-    started = time.perf_counter()
-    forecasts = forecast(artifact, corpus, splits, origins, training.device)
-    seconds = time.perf_counter() - started
+    forecasts, seconds = forecast(artifact, corpus, splits, origins, training.device)
     nights = forecasts.groupby(["source", "subject", "origin"]).ngroups
     return forecasts, {
         "data": artifact.record["data"],
