@@ -56,7 +56,7 @@ def invent_readings(people: int = 8, days: int = 14, seed: int = 0, **changes: f
                 }
             )
         )
-    return Readings(pd.concat(parts, ignore_index=True), make_tally([]))
+    return Readings(pd.concat(parts, ignore_index=True), make_tally("read", []))
 
 
 def grid(readings: Readings, source: str = "invented") -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Kedro's project settings: https://docs.kedro.org."""
 
-from nocturnal_kedro.hooks import ClearErrors, EntryChecks, RunRecord, Summary
+from nocturnal_kedro.hooks import ClearErrors, Cluster, EntryChecks, RunRecord, Summary
 
-HOOKS = (EntryChecks(), RunRecord(), Summary(), ClearErrors())
+HOOKS = (EntryChecks(), RunRecord(), Cluster(), Summary(), ClearErrors())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -1,5 +1,6 @@
 """What is saved loads again as it was; what is damaged or absent says so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,16 +72,42 @@ def test_saving_leaves_no_half_artifact_behind(artifact: Artifact, tmp_path: Pat
     assert not dataset.exists()
 
 
+def corpus_dataset(folder: Path, save: str | None = None, load: str | None = None) -> CorpusDataset:
+    return CorpusDataset(filepath=str(folder / "corpus"), version=Version(load, save))
+
+
 def test_corpus_loads_as_it_was_saved(corpus: Corpus, tmp_path: Path) -> None:
-    dataset = CorpusDataset(filepath=str(tmp_path / "corpus"))
-    assert not dataset.exists()
-    for _ in range(2):  # saving again replaces it whole
-        dataset.save(corpus)
-    loaded = dataset.load()
+    assert not corpus_dataset(tmp_path).exists()
+    corpus_dataset(tmp_path, save="1").save(corpus)
+    loaded = corpus_dataset(tmp_path).load()
     assert loaded.fingerprint == corpus.fingerprint
     assert loaded.values_TC.dtype == np.float32
+    assert loaded.made_from == corpus.made_from
     pd.testing.assert_frame_equal(loaded.people, corpus.people)
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_an_unchanged_corpus_is_not_written_again(corpus: Corpus, tmp_path: Path) -> None:
+    for version in "12":
+        corpus_dataset(tmp_path, save=version).save(corpus)
+    values = corpus.values_TC.copy()
+    values[0, 0] += 1
+    corpus_dataset(tmp_path, save="3").save(replace(corpus, values_TC=values))
+    files = [tmp_path / "corpus" / version / "corpus" / "values_TC.npy" for version in "123"]
+    assert files[0].samefile(files[1])
+    assert not files[1].samefile(files[2])
+    first = corpus_dataset(tmp_path, load="1").load()  # an old version stays as it was
+    assert first.fingerprint == corpus.fingerprint
+    assert corpus_dataset(tmp_path).load().fingerprint != corpus.fingerprint
+
+
+@pytest.mark.parametrize("file", ["values_TC.npy", "people.csv", "made_from.json"])
+def test_a_damaged_corpus_is_named(corpus: Corpus, tmp_path: Path, file: str) -> None:
+    corpus_dataset(tmp_path, save="1").save(corpus)
+    next(tmp_path.rglob(file)).write_text("")
+    with pytest.raises(DatasetError, match=r"corpus'.*incomplete or damaged.*--load-versions"):
+        corpus_dataset(tmp_path).load()
+    corpus_dataset(tmp_path, save="2").save(corpus)  # shares nothing damaged
+    assert corpus_dataset(tmp_path).load().fingerprint == corpus.fingerprint
 
 
 def test_fingerprint_is_of_the_content(corpus: Corpus, tmp_path: Path) -> None:
@@ -97,9 +124,15 @@ def vars_of(corpus: Corpus) -> dict:
 def test_sources_are_named_by_words_or_by_a_list() -> None:
     options = {"simulated": {"subjects": 3, "days": 2}}
     for given in ("simulated", ["simulated"], "simulated simulated"):
-        loaded = SourceDataset(sources=given, path="/nowhere", options=options).load()
-        assert list(loaded) == ["simulated"]
-        assert loaded["simulated"].frame["subject"].nunique() == 3
+        [part] = SourceDataset(sources=given, path="/nowhere", options=options).load()
+        assert part.source == "simulated"
+        assert part.read().frame["subject"].nunique() == 3
+
+
+def test_secrets_reach_the_options_of_their_source_alone() -> None:
+    secret = {"simulated": {"seed": 7}, "azt1d": {"url": "x"}}
+    [part] = SourceDataset(sources="simulated", path="/nowhere", credentials=secret).load()
+    assert part.options.seed == 7  # type: ignore[attr-defined]
 
 
 def test_options_of_an_unknown_source_are_refused() -> None:

@@ -17,7 +17,8 @@ from tests.conftest import PROJECT
 ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir())
 STAGES = ("data_processing", "training", "evaluation", "reporting")
 PEOPLE = {  # datasets with a row, a name or a window of a person
-    "readings", "series", "series_tally", "splits", "corpus", "origins", "quality",
+    "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
+    "tally", "quality",
     "{experiment}.{model}.model", "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
     "{experiment}.report",
 }  # fmt: skip
@@ -58,7 +59,7 @@ def test_no_parameter_is_missing_and_none_is_orphaned(context: KedroContext) -> 
         value = given
         for part in name.split("."):
             value = value[part]
-    assert {name.split(".")[0] for name in taken} | {"models"} == set(given)
+    assert {name.split(".")[0] for name in taken} | {"models", "cluster"} == set(given)
 
 
 def test_every_node_can_be_sent_to_another_process(context: KedroContext) -> None:
@@ -109,7 +110,7 @@ def test_both_spellings_of_the_command_run(option: str, tmp_path: Path) -> None:
         cwd=PROJECT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "05_model_input" / "origins.csv").exists()
+    assert len(list(tmp_path.glob("05_model_input/origins.csv/*/origins.csv"))) == 1
 
 
 def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(tmp_path:
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(told) == 1
-    assert "source 'azt1d': no 'Subject N/Subject N.csv' under" in told[0]
+    assert "source 'azt1d': no 'azt1d/CGM Records/Subject */Subject *.csv' under" in told[0]
     assert "Traceback" not in done.stderr + done.stdout
 
 

@@ -201,7 +201,8 @@ def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) ->
     ("file", "stage", "message"),
     [
         ("run_record.json", "evaluation", "record of earlier runs cannot be read.*Delete that"),
-        ("series.parquet", "data_processing", None),
+        ("03_primary/series.parquet", "data_processing", None),
+        ("prepared/*/series.parquet", "data_processing", "damaged.*Delete that folder"),
         ("weights.safetensors", "evaluation", "incomplete or damaged.*Run the training pipeline"),
         ("values_TC.npy", "training", "corpus"),
         ("splits.csv", "training", "splits"),
@@ -235,7 +236,7 @@ def test_threads_give_the_same_numbers(
     [
         ({"sources": "aztid"}, r"unknown source 'aztid'.*Did you mean 'azt1d'\?"),
         ({"sources": ""}, "'sources' is empty"),
-        ({"sources": "azt1d", "raw_root": "/nowhere"}, r"no 'Subject N/Subject N.csv' under"),
+        ({"sources": "azt1d", "raw_root": "/nowhere"}, r"no 'azt1d/CGM Records/.*' under"),
         ({"models": "ttn"}, r"unknown model 'ttn'.*Did you mean 'ttm'\?"),
         ({"models": ""}, "'models' is empty"),
         ({"models": None}, "'models' is empty"),
@@ -251,7 +252,17 @@ def test_threads_give_the_same_numbers(
         ({"source_options": {"simulated": {"subjects": 2}}}, "leave nobody to train on"),
         ({"source_options": {"simulated": {"subjects": 8, "days": 1}}}, "no eligible night"),
         ({"pipeline": "training"}, r"'corpus' is needed.*--pipelines=data_processing"),
-        ({"pipeline": "reporting"}, r"--pipelines=(training|evaluation)"),
+        ({"pipeline": "reporting"}, r"'audit' is needed.*--pipelines=data_processing"),
+        (
+            {"splits": {"hold_out": "simulated/sim-01"}},
+            r"splits.hold_out.*Did you mean 'simulated/",
+        ),
+        (
+            {"splits": {"source_shares": {"azt1d": 0.5}}},
+            r"splits.source_shares 'azt1d'; known: sim",
+        ),
+        ({"splits": {"hold_out": "simulated"}}, "nobody is left to train on"),
+        ({"cluster": {"kind": "slrm"}}, r"parameter 'cluster': 'kind'.*'embedded', 'local' or"),
     ],
 )
 def test_bad_input_is_one_clear_error(given: dict, message: str, run: Run, tmp_path: Path) -> None:
@@ -270,7 +281,7 @@ def test_real_nights_of_azt1d(run: Run, raw_root: Path, tmp_path: Path) -> None:
         tmp_path, sources="azt1d", raw_root=str(raw_root), models="ttm", model_options={"ttm": {}},
         training={"epochs": 6},
     )  # fmt: skip
-    origins, quality = context.catalog.load("origins"), context.catalog.load("quality")
+    origins, quality = context.catalog.load("origins"), context.catalog.load("tally")
     assert origins["subject"].nunique() in (24, 25)
     assert (origins["origin"].dt.strftime("%H:%M:%S") == "00:00:00").all()
     assert_covered(origins, context.catalog.load("series"))

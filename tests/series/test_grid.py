@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
@@ -16,7 +16,9 @@ START = pd.Timestamp("2026-01-05")
 def grid(times: list[str], **columns: list[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     stamps = [START + pd.Timedelta(time) for time in times]
     data: dict[str, Any] = {"subject": ["a"] * len(times), "time": stamps, **columns}
-    return build_series({"s": Readings(readings_frame(data), make_tally([]))}, GridOptions())
+    return build_series(
+        {"s": Readings(readings_frame(data), make_tally("read", []))}, GridOptions()
+    )
 
 
 def reasons(tally: pd.DataFrame) -> dict[str, int]:
@@ -52,21 +54,21 @@ def test_unsorted_rows_and_rows_without_a_time() -> None:
             "glucose_mg_dl": [110, 1, 100],
         }
     )
-    series, tally = build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    series, tally = build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
     assert series["glucose_mg_dl"].tolist() == [100, 110]
     assert reasons(tally)["rows without a time"] == 1
 
 
 def test_person_without_glucose_is_dropped_and_counted_and_nobody_is_an_error() -> None:
     frame = readings_frame({"subject": ["a"], "time": [START], "bolus_u": [1.0]})
-    with pytest.raises(InputError, match="no glucose reading in s"):
-        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    with pytest.raises(InputError, match="no glucose reading in any source"):
+        build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
 
 
 def test_missing_canonical_column_is_named() -> None:
     frame = readings_frame({"subject": ["a"], "time": [START]}).drop(columns="carbs_g")
     with pytest.raises(InputError, match="source 's': readings lack the column carbs_g"):
-        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+        build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
 
 
 @pytest.mark.parametrize(
@@ -97,17 +99,17 @@ def test_doses_outside_the_glucose_record_are_counted() -> None:
         ["0m", "2h", "3h"], glucose_mg_dl=[np.nan, 100, np.nan], bolus_u=[1.0, 2.0, 3.0]
     )
     assert series["bolus_u"].tolist() == [2.0]
-    assert reasons(tally)["entries before the first or after the last glucose reading"] == 2
+    assert reasons(tally)["bolus_u before the first or after the last glucose reading"] == 2
 
 
 def test_times_with_a_zone_and_rates_without_a_length_are_refused() -> None:
     columns = {"subject": ["a"], "time": [START], "glucose_mg_dl": [100.0], "basal_u_h": [1.0]}
     frame = readings_frame(columns)
     with pytest.raises(InputError, match=r"subject 'a'.*a basal rate without basal_minutes"):
-        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+        build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
     frame["time"] = frame["time"].dt.tz_localize("Europe/Berlin")
     with pytest.raises(InputError, match=r"Europe/Berlin.*naive local time"):
-        build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+        build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
 
 
 def test_suspended_pump_stays_zero_and_a_missing_record_stays_missing() -> None:
@@ -167,7 +169,7 @@ def test_units_in_equal_units_out(events: list[tuple[int, float, float, int]]) -
             "bolus_u": [np.nan, *bolus, np.nan],
         }
     )
-    series, _ = build_series({"s": Readings(frame, make_tally([]))}, GridOptions())
+    series, _ = build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
     SERIES.validate(series)
     np.testing.assert_allclose(series["bolus_u"].sum(), bolus.sum(), atol=1e-6)
     # A record stands until the next one, at most for its own length.
@@ -175,3 +177,78 @@ def test_units_in_equal_units_out(events: list[tuple[int, float, float, int]]) -
     np.testing.assert_allclose(
         (series["basal_u_h"] * 5 / 60).sum(), (rate * lasts / 60).sum(), atol=1e-6
     )
+
+
+def some(draw: np.random.Generator, length: int, low: float, high: float) -> np.ndarray:
+    return np.where(draw.random(length) < 0.5, draw.uniform(low, high, length), np.nan)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_people_gridded_together_are_as_gridded_alone(seed: int, people: int) -> None:
+    draw = np.random.default_rng(seed)
+    length = int(draw.integers(1, 80))
+    frame = readings_frame(
+        {
+            "subject": [f"p{k}" for k in draw.integers(0, people, length)],
+            "time": START + pd.to_timedelta(draw.integers(0, 3 * 86_400, length), unit="s"),
+            "glucose_mg_dl": some(draw, length, 40, 400),
+            "basal_u_h": some(draw, length, 0, 3),
+            "basal_minutes": draw.integers(1, 600, length).astype(float),
+            **{
+                name: some(draw, length, 20, 60)
+                for name in ("bolus_u", "carbs_g", "steps", "heart_rate")
+            },
+        }
+    )  # fmt: skip
+    frame.loc[0, "glucose_mg_dl"] = 100.0
+    both, tally = build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
+    SERIES.validate(both)
+    for subject, own in both.groupby("subject", observed=True):
+        readings = Readings(frame[frame["subject"] == subject], make_tally("read", []))
+        alone, counted = build_series({"s": readings}, GridOptions())
+        pd.testing.assert_frame_equal(
+            own.reset_index(drop=True).astype({"subject": str}), alone.astype({"subject": str})
+        )
+        # What is counted of one person does not depend on who else is there.
+        pd.testing.assert_frame_equal(
+            tally[tally["subject"] == subject].reset_index(drop=True), counted
+        )
+
+
+@given(st.integers(0, 10_000))
+def test_every_entry_is_kept_or_counted(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    length = int(draw.integers(2, 60))
+    times = START + pd.to_timedelta(draw.integers(0, 6 * 3600, length), unit="s")
+    frame = readings_frame(
+        {
+            "subject": ["a"] * length,
+            "time": times.where(draw.random(length) < 0.95),
+            "glucose_mg_dl": draw.choice([5.0, 80.0, 120.0, 399.0, 2000.0], length),
+            "carbs_g": draw.choice([np.nan, 10.0, -1.0], length),
+        }
+    )
+    frame.loc[0, ["time", "glucose_mg_dl"]] = [START, 100.0]
+    assume(frame["glucose_mg_dl"].median() > 35)  # else the whole person is refused
+    series, tally = build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
+    dropped = tally[tally["effect"] == "dropped"].groupby("reason")["rows"].sum()
+    lost = dropped[[r for r in dropped.index if "glucose" in r or "without a time" in r]]
+    lost = lost.drop([r for r in lost.index if r.startswith("carbs")])
+    assert series["glucose_mg_dl"].notna().sum() == length - lost.sum()
+    timed = frame.dropna(subset="time")
+    entered = timed["carbs_g"].notna().sum()
+    carbs = dropped[[r for r in dropped.index if r.startswith("carbs_g")]].sum()
+    assert series["carbs_g"].sum() == 10 * (entered - carbs)
+
+
+def test_a_typo_in_the_year_is_refused_and_not_gridded_for_centuries() -> None:
+    with pytest.raises(
+        InputError, match=r"subject 'a': readings from 2026-01-05T00:00 to 2203-12-24T00:00 span"
+    ):
+        grid(["0m", f"{65000 * 24}h"], glucose_mg_dl=[100, 100])
+
+
+def test_readings_without_a_subject_are_refused() -> None:
+    frame = readings_frame({"subject": [None], "time": [START], "glucose_mg_dl": [100.0]})
+    with pytest.raises(InputError, match="1 readings without a subject"):
+        build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())

@@ -1,5 +1,7 @@
 """Proofs about what reaches a model: nothing after the origin, no unobserved target."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
 from nocturnal_kedro.series.origins import Task, build_origins, origin_rows, segment_starts
-from nocturnal_kedro.series.physiology import Physiology, decay_kernels
+from nocturnal_kedro.series.physiology import Physiology, action_kernels
 from nocturnal_kedro.series.schema import Readings, make_tally
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
 from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer, fill_forward
@@ -47,7 +49,7 @@ def test_noise_after_an_origin_leaves_its_input_bit_identical(
         one = origins[(origins["subject"] == night.subject) & (origins["origin"] == night.origin)]
         batches = []
         for frame in (readings.frame, noisy):
-            corpus = build_corpus(grid(Readings(frame, make_tally([]))), Physiology())
+            corpus = build_corpus(grid(Readings(frame, make_tally("read", []))), Physiology())
             rows = torch.from_numpy(origin_rows(corpus, one))
             batches.append(gatherer_of(corpus, splits, task).gather(rows))
         for name in ("context_BLC", "context_observed_BLC", "future_BHF", "future_observed_BHF"):
@@ -129,7 +131,7 @@ def test_known_future_is_the_decay_of_doses_up_to_the_origin(task: Task) -> None
     given = origin - pd.Timedelta("1h")
     frame.loc[frame["time"] == given, "bolus_u"] = 4.0
     frame.loc[frame["time"] == origin + pd.Timedelta("1h"), "bolus_u"] = 9.0  # must not be known
-    series = grid(Readings(frame, make_tally([])))
+    series = grid(Readings(frame, make_tally("read", [])))
     corpus = build_corpus(series, Physiology())
     everything = pd.DataFrame(
         {"source": ["invented"], "subject": ["p0"], "split": ["train"],
@@ -137,7 +139,7 @@ def test_known_future_is_the_decay_of_doses_up_to_the_origin(task: Task) -> None
     )  # fmt: skip
     row = int((origin - series["time"].iloc[0]) / pd.Timedelta("5min"))
     batch = gatherer_of(corpus, everything, task).gather(torch.tensor([row]))
-    kernel, _ = decay_kernels(Physiology(), 200)
+    kernel = np.pad(action_kernels(Physiology())[0], (0, 200))
     steps_since = 12 + np.arange(1, task.horizon_steps + 1)
     iob = batch.future_BHF[0, :, 0].numpy() * SCALER.std[1] + SCALER.mean[1]
     np.testing.assert_allclose(iob, 4.0 * kernel[steps_since], atol=1e-4)
@@ -175,14 +177,7 @@ def test_scaler_sees_training_rows_alone(corpus: Corpus) -> None:
     rows = np.arange(1000)
     changed = corpus.values_TC.copy()
     changed[1000:] += 1e4
-    other = Corpus(
-        changed,
-        corpus.observed_TC,
-        corpus.late_T,
-        corpus.slot_of_day_T,
-        corpus.people,
-        corpus.kernels_2K,
-    )
+    other = replace(corpus, values_TC=changed)
     assert Scaler.fit(corpus, rows) == Scaler.fit(other, rows)
     glucose = corpus.values_TC[:1000, 0][corpus.observed_TC[:1000, 0]]
     assert Scaler.fit(corpus, rows).mean[0] == pytest.approx(glucose.mean(), rel=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.grid import GridOptions, build_series
 from nocturnal_kedro.series.schema import SERIES, Readings
-from nocturnal_kedro.sources import azt1d
+from nocturnal_kedro.sources import azt1d, find_parts
 
 HEADER = (
     "EventDateTime,DeviceMode,BolusType,Basal,CorrectionDelivered,TotalBolusInsulinDelivered,"
@@ -31,7 +31,8 @@ def write(root: Path, rows: list[str], subject: int = 2, header: str = HEADER) -
 
 
 def read(root: Path) -> Readings:
-    return azt1d.read(root, azt1d.Options())
+    [part] = find_parts(["azt1d"], root, {})
+    return part.read()
 
 
 def counted(readings: Readings, reason: str) -> int:
@@ -131,7 +132,7 @@ def test_person_who_logs_no_carbs_has_missing_carbs(tmp_path: Path) -> None:
 
 
 def test_missing_folder_says_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no 'Subject N/Subject N.csv' under .*Download AZT1D"):
+    with pytest.raises(InputError, match=r"no 'azt1d/CGM Records/.*' under .*Get AZT1D"):
         read(tmp_path)
 
 

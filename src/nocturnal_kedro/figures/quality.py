@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from nocturnal_kedro.figures import finish
+from nocturnal_kedro.series.origins import KEPT
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-KEPT = "nights kept"
-COLOURS = ("#009E73", "#E69F00", "#D55E00", "#8a8a8a", "#CC79A7")
+COLOURS = ("#009E73", "#E69F00", "#D55E00", "#8a8a8a", "#CC79A7", "#56B4E9")
 
 
-def nights_by_person(quality: pd.DataFrame) -> Figure:
+def nights_by_person(tally: pd.DataFrame) -> Figure:
     """Stacked bars: nights kept and nights dropped by reason, one bar per person."""
     from plotly.graph_objects import Figure
 
-    nights = quality[quality["stage"] == "nights"]
+    nights = tally[tally["stage"] == "nights"]
     person = nights["source"] + "/" + nights["subject"]
     table = nights.pivot_table(index=person, columns="reason", values="rows", fill_value=0)
     order = sorted(table.columns, key=lambda reason: reason != KEPT)

@@ -1,6 +1,7 @@
-"""Kedro's hooks: what is checked before a run, what is recorded of it, how a mistake is told."""
+"""Kedro's hooks: what is checked before a run, where it runs, what is recorded and told of it."""
 
+from nocturnal_kedro.hooks.cluster import Cluster
 from nocturnal_kedro.hooks.entry import ClearErrors, EntryChecks
 from nocturnal_kedro.hooks.record import RunRecord, Summary
 
-__all__ = ["ClearErrors", "EntryChecks", "RunRecord", "Summary"]
+__all__ = ["ClearErrors", "Cluster", "EntryChecks", "RunRecord", "Summary"]

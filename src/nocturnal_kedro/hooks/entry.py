@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, require_known, validated
+from nocturnal_kedro.hooks.cluster import ClusterOptions
 from nocturnal_kedro.hooks.command_line import (
     tell_on_the_command_line,
     told_on_the_command_line,
@@ -21,6 +22,8 @@ from nocturnal_kedro.hooks.command_line import (
 from nocturnal_kedro.hooks.record import RUN_RECORD, STAGES
 
 MODEL_OPTIONS = "params:model_options."
+# Parameters that no node takes as they are.
+HOOKS_TAKE = ("model_options", "models", "cluster")
 
 
 class EntryChecks:
@@ -87,7 +90,7 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
                 f'--params="{name}.NAME.OPTION=VALUE".'
             )
     for name in parameters:
-        require_known("parameter", name, {*taken, "model_options", "models", *shared})
+        require_known("parameter", name, {*taken, *HOOKS_TAKE, *shared})
     options = parameters["model_options"]
     for name in options:
         plugins.require("model", name)
@@ -97,6 +100,7 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
                 f"model '{name}' has no line under model_options. Add `{name}: {{}}` there, in "
                 f"conf/base/parameters.yml."
             )
+    validated(ClusterOptions, parameters["cluster"], "parameter 'cluster'")
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
     for name, record in records.items():
         if isinstance(record, type) and issubclass(record, BaseModel):

@@ -14,12 +14,12 @@ from nocturnal_kedro.figures.clarke import clarke_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import BANDS, choose_nights, sample_nights
-from nocturnal_kedro.figures.quality import KEPT, nights_by_person
+from nocturnal_kedro.figures.quality import nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
-from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.origins import KEPT, Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
 
@@ -49,7 +49,9 @@ class Content:
     scores: pd.DataFrame
     forecasts: dict[str, pd.DataFrame]
     origins: pd.DataFrame
-    quality: pd.DataFrame
+    tally: pd.DataFrame  # what became of every row and night
+    quality: pd.DataFrame  # one row per person
+    audit: pd.DataFrame  # the leak checks
     costs: pd.DataFrame  # model, parameters, train_seconds, forecast_ms_per_night
     records: dict[str, dict[str, Any]]  # of the artifacts: data, task, training, seconds
     logs: dict[str, pd.DataFrame]
@@ -90,7 +92,9 @@ def render_report(content: Content) -> str:
         tables=_tables(content),
         hours=list(_horizons(content)),
         fewest=FEWEST_TO_TELL_APART,
-        quality=_quality(content.quality),
+        tally=_tally(content.tally),
+        quality=content.quality.to_dict("records"),
+        audit=content.audit.to_dict("records"),
         stages=_stages(content.run_record),
         split_titles=SPLIT_TITLES,
         plotlyjs=get_plotlyjs(),
@@ -142,7 +146,7 @@ def _sections(content: Content) -> list[Section]:
         Section(
             "Which nights count",
             "Per person: midnights that became forecast origins, and why the others did not.",
-            nights_by_person(content.quality),
+            nights_by_person(content.tally),
         ),
     ]
     if content.logs:
@@ -222,11 +226,12 @@ def _stages(run_record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _quality(quality: pd.DataFrame) -> dict[str, Any]:
-    """The tally of rows by source and by person."""
-    rows = quality[quality["stage"] != "nights"]
-    by_source = rows.groupby(["source", "stage", "reason"], sort=False)["rows"].sum().reset_index()
-    nights = quality[quality["stage"] == "nights"].assign(
+def _tally(tally: pd.DataFrame) -> dict[str, Any]:
+    """The tally of rows by source and by person, and of nights by person."""
+    rows = tally[tally["stage"] != "nights"]
+    by = ["source", "stage", "effect", "reason"]
+    by_source = rows.groupby(by, sort=False)["rows"].sum().reset_index()
+    nights = tally[tally["stage"] == "nights"].assign(
         kept=lambda frame: frame["rows"].where(frame["reason"] == KEPT, 0)
     )
     people = nights.groupby(["source", "subject"])[["rows", "kept"]].sum().reset_index()

@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nocturnal_kedro.series.physiology import Physiology, decay_kernels, kernel_steps, on_board
+from nocturnal_kedro.series.grid import person_starts
+from nocturnal_kedro.series.physiology import (
+    ACTIONS,
+    OF_CARBS,
+    OF_INSULIN,
+    Physiology,
+    act,
+    action_kernels,
+)
 from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY
 
-# Order of the last axis. The amounts stand beside what is on board so that a window can compute
+# Order of the last axis. The amounts stand beside what they still do, so that a window can compute
 # the decay-only future of its own origin.
-CHANNELS = ("glucose_mg_dl", "iob_u", "cob_g", "insulin_u", "carbs_g")
+CHANNELS = ("glucose_mg_dl", *ACTIONS, "insulin_u", "carbs_g", "steps", "heart_rate")
 
 
 @dataclass(frozen=True)
@@ -32,53 +41,66 @@ class Corpus:
     late_T: np.ndarray
     slot_of_day_T: np.ndarray
     people: pd.DataFrame
-    kernels_2K: np.ndarray  # share of insulin and of carbs left, by slots since the dose
+    kernels_4K: np.ndarray  # of physiology.ACTIONS, by slots since the dose
+    made_from: dict[str, Any]  # raw files by their hashes, options and code; see sources.Part
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the content; equal corpora have equal fingerprints."""
         digest = hashlib.sha256()
-        for array in (self.values_TC, self.observed_TC, self.late_T, self.kernels_2K):
+        for array in (self.values_TC, self.observed_TC, self.late_T, self.kernels_4K):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(self.people.to_csv(index=False).encode())
         return digest.hexdigest()
 
 
-def build_corpus(series: pd.DataFrame, physiology: Physiology) -> Corpus:
-    """Lay the gridded series end to end and add what is on board.
+def build_corpus(
+    series: pd.DataFrame, physiology: Physiology, made_from: dict[str, Any] | None = None
+) -> Corpus:
+    """Lay the gridded series, sorted by person and time, end to end and add what doses still do.
 
     Insulin that the grid flagged as implausible counts as unobserved.
     """
-    series = series.sort_values(["source", "subject", "time"], ignore_index=True)
-    kernels = decay_kernels(physiology, kernel_steps(physiology))
-    insulin = (series["basal_u_h"] * STEP_MINUTES / 60 + series["bolus_u"]).to_numpy()
+    kernels = action_kernels(physiology)
+    basal, bolus = series["basal_u_h"].to_numpy(), series["bolus_u"].to_numpy()
+    insulin = basal * (STEP_MINUTES / 60) + bolus
     insulin[series["insulin_flagged"].to_numpy()] = np.nan
     carbs = series["carbs_g"].to_numpy()
 
-    starts = series.groupby(["source", "subject"], sort=False).head(1).index.to_numpy()
+    starts = person_starts(series)
     ends = np.append(starts[1:], len(series))
-    on_board_2T = np.full((2, len(series)), np.nan)
+    actions_4T = np.full((len(ACTIONS), len(series)), np.nan, np.float32)
     for first, last in zip(starts, ends, strict=True):
-        for row, (amounts, kernel) in enumerate(zip((insulin, carbs), kernels, strict=True)):
-            on_board_2T[row, first:last], _ = on_board(
-                amounts[first:last], kernel, physiology.observed_share
-            )
+        for rows, amounts in ((OF_INSULIN, insulin), (OF_CARBS, carbs)):
+            if not np.isnan(amounts[first:last]).all():
+                actions_4T[rows, first:last] = act(
+                    amounts[first:last], kernels[rows], physiology.observed_share
+                )
 
-    channels = [series["glucose_mg_dl"].to_numpy(), *on_board_2T, insulin, carbs]
-    values = np.stack(channels, axis=1).astype(np.float32)
+    channels = [
+        series["glucose_mg_dl"].to_numpy(),
+        *actions_4T,
+        insulin,
+        carbs,
+        series["steps"].to_numpy(),
+        series["heart_rate"].to_numpy(),
+    ]
+    values = np.empty((len(series), len(CHANNELS)), np.float32)
+    for number, channel in enumerate(channels):
+        values[:, number] = channel
     observed = ~np.isnan(values)
-    time = series["time"]
-    minute = time.dt.hour * 60 + time.dt.minute
+    time = series["time"].to_numpy()
+    slot_of_day = time.view(np.int64) // (STEP_MINUTES * 60 * 10**9) % STEPS_PER_DAY
     return Corpus(
         values_TC=np.where(observed, values, np.float32(0)),
         observed_TC=observed,
         late_T=series["glucose_late"].to_numpy(),
-        slot_of_day_T=(minute // STEP_MINUTES).to_numpy(np.int16),
+        slot_of_day_T=slot_of_day.astype(np.int16),
         people=pd.DataFrame(
             {
-                "source": series["source"].to_numpy()[starts],
-                "subject": series["subject"].to_numpy()[starts],
-                "start": time.to_numpy()[starts],
+                "source": series["source"].iloc[starts].astype(str).to_numpy(),
+                "subject": series["subject"].iloc[starts].astype(str).to_numpy(),
+                "start": time[starts],
                 "first": starts,
                 "last": ends,
                 "sampling_steps": [
@@ -87,7 +109,8 @@ def build_corpus(series: pd.DataFrame, physiology: Physiology) -> Corpus:
                 ],
             }
         ),
-        kernels_2K=np.stack(kernels).astype(np.float32),
+        kernels_4K=kernels.astype(np.float32),
+        made_from={"parts": made_from or {}, "physiology": physiology.model_dump()},
     )
 
 

@@ -11,7 +11,9 @@ from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY, TEST_SPLITS, make_tally
+from nocturnal_kedro.series.schema import SLOT, SPLITS, STEPS_PER_DAY, TEST_SPLITS, make_tally
+
+KEPT = "nights kept"
 
 
 class Task(BaseModel, extra="forbid", frozen=True):
@@ -28,8 +30,8 @@ def build_origins(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The eligible origins at the anchor, and a tally of the nights that are not.
 
-    Returns a frame source, subject, origin, split and a tally source, subject, stage, reason,
-    rows. Raises `InputError` if no test split has a night.
+    Returns a frame source, subject, origin, split and a tally in `schema.TALLY_COLUMNS` with the
+    source. Raises `InputError` if no test split has a night.
     """
     rejected = reject_origins(corpus, splits, task)
     anchored = np.flatnonzero(corpus.slot_of_day_T == 0)
@@ -41,26 +43,18 @@ def build_origins(
             "source": people["source"],
             "subject": people["subject"],
             "origin": people["start"] + steps * SLOT,
-            "split": rejected["split"].to_numpy()[anchored],
-            "reason": rejected["reason"].to_numpy()[anchored],
+            "split": rejected["split"].iloc[anchored].astype(object).to_numpy(),
+            "reason": rejected["reason"].iloc[anchored].astype(str).to_numpy(),
         }
     )
     kept = nights[nights["reason"] == ""].drop(columns="reason").reset_index(drop=True)
-    counts = (
-        nights.assign(reason=nights["reason"].replace("", "nights kept"))
-        .groupby(["source", "subject", "reason"])
-        .size()
-        .reset_index(name="rows")
+    counts = nights.groupby(["source", "subject", "reason"]).size().reset_index(name="rows")
+    counts["effect"] = np.where(counts["reason"] == "", "noted", "dropped")
+    counts["reason"] = counts["reason"].replace("", KEPT)
+    tally = make_tally(
+        "nights", counts[["subject", "effect", "reason", "rows"]].itertuples(index=False)
     )
-    tally = pd.concat(
-        [
-            make_tally([(r.subject, "nights", r.reason, r.rows) for r in rows.itertuples()]).assign(
-                source=source
-            )
-            for source, rows in counts.groupby("source")
-        ],
-        ignore_index=True,
-    )
+    tally["source"] = counts["source"]
     if not kept["split"].isin(TEST_SPLITS).any():
         reasons = nights["reason"].value_counts()
         raise InputError(
@@ -70,7 +64,7 @@ def build_origins(
             )
             + ". Give more days of data, or lower task.coverage."
         )
-    return kept, tally[["source", "subject", "stage", "reason", "rows"]]
+    return kept, tally
 
 
 def require_frozen(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: Task) -> None:
@@ -122,42 +116,50 @@ def reject_origins(corpus: Corpus, splits: pd.DataFrame, task: Task) -> pd.DataF
     in_context = total[rows + 1] - total[before] - (glucose & corpus.late_T)
     in_horizon = total[after] - total[np.minimum(rows + 1, len(rows))]
 
-    straddles = (rows + 1 - STEPS_PER_DAY < first) | (rows + 1 + task.horizon_steps > last)
-    context_thin = in_context * per_reading < task.coverage * STEPS_PER_DAY
-    horizon_thin = in_horizon * per_reading < task.coverage * task.horizon_steps
     percent = f"{100 * task.coverage:g} %"
-    reason = np.select(
-        [straddles, context_thin, horizon_thin],
-        [
-            "window crosses the start, the end or a split boundary",
-            f"under {percent} of the 24 h before observed",
-            f"under {percent} of the horizon observed",
-        ],
-        default="",
+    reasons = {
+        "day left out by splits.most_train_days or splits.source_shares": split == "unused",
+        "window crosses the start, the end or a split boundary": (
+            (rows + 1 - STEPS_PER_DAY < first) | (rows + 1 + task.horizon_steps > last)
+        ),
+        f"under {percent} of the 24 h before observed": (
+            in_context * per_reading < task.coverage * STEPS_PER_DAY
+        ),
+        f"under {percent} of the horizon observed": (
+            in_horizon * per_reading < task.coverage * task.horizon_steps
+        ),
+    }
+    code = np.select(list(reasons.values()), np.arange(1, 1 + len(reasons), dtype=np.int8), 0)
+    return pd.DataFrame(
+        {
+            "split": split,
+            "reason": pd.Categorical.from_codes(code, ["", *reasons]),
+            "first": first,
+            "last": last,
+        }
     )
-    return pd.DataFrame({"split": split, "reason": reason, "first": first, "last": last})
 
 
 def _segment_of_rows(
     corpus: Corpus, splits: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, pd.Categorical]:
     """First row, last row (half open) and name of the split that each row lies in."""
+    segments = splits.merge(corpus.people, on=["source", "subject"], suffixes=("", "_person"))
+    begin, end = (
+        np.clip(
+            segments["first"] + (segments[edge] - segments["start_person"]) // SLOT,
+            segments["first"],
+            segments["last"],
+        ).to_numpy(np.int64)
+        for edge in ("start", "end")
+    )
     length = len(corpus.values_TC)
     first, last = np.zeros(length, np.int64), np.zeros(length, np.int64)
-    split = np.full(length, "", dtype=object)
-    for person in corpus.people.itertuples():
-        own = splits[(splits["source"] == person.source) & (splits["subject"] == person.subject)]
-        for segment in own.itertuples():
-            begin, end = (
-                int(
-                    np.clip(
-                        person.first + (moment - person.start) // SLOT, person.first, person.last
-                    )
-                )
-                for moment in (segment.start, segment.end)
-            )
-            first[begin:end], last[begin:end], split[begin:end] = begin, end, segment.split
-    return first, last, split
+    code = np.full(length, -1, np.int8)
+    names = [SPLITS.index(name) for name in segments["split"]]
+    for begins, ends, name in zip(begin, end, names, strict=True):
+        first[begins:ends], last[begins:ends], code[begins:ends] = begins, ends, name
+    return first, last, pd.Categorical.from_codes(code, list(SPLITS))
 
 
 def rows_of_split(corpus: Corpus, splits: pd.DataFrame, split: str) -> np.ndarray:

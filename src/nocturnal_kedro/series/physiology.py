@@ -9,6 +9,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from nocturnal_kedro.series.schema import STEP_MINUTES
 
+# What a dose still does, in the order of `action_kernels`: left of insulin and of carbs, then what
+# is used of them per hour.
+ACTIONS = ("iob_u", "cob_g", "insulin_activity_u_h", "carbs_appearance_g_h")
+OF_INSULIN, OF_CARBS = [0, 2], [1, 3]
+
 
 class Physiology(BaseModel, extra="forbid", frozen=True):
     """Action curves; the defaults are those of rapid-acting insulin and a mixed meal."""
@@ -52,41 +57,82 @@ def carbs_remaining(minutes: np.ndarray, peak: float) -> np.ndarray:
     return (1 + t / peak) * np.exp(-t / peak)
 
 
-def decay_kernels(physiology: Physiology, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Share of insulin and of carbs left 0, 1, ... `steps` - 1 slots after the slot of the dose.
+def insulin_activity(minutes: np.ndarray, action: float, peak: float) -> np.ndarray:
+    """Share of a dose of insulin used per hour, `minutes` after it: the slope of what is left.
+
+    The same model: activity(t) = S t (1 - t/d) exp(-t/tau) / tau^2 per minute, 0 from `action` on;
+    it peaks at p and its integral is 1. Worked number: d = 360, p = 75, t = 75 min uses
+    0.3428 of the dose per hour.
+    """
+    tau = peak * (1 - peak / action) / (1 - 2 * peak / action)
+    a = 2 * tau / action
+    s = 1 / (1 - a + (1 + a) * np.exp(-action / tau))
+    t = np.clip(minutes, 0, action)
+    return 60 * s * t * (1 - t / action) * np.exp(-t / tau) / tau**2
+
+
+def carbs_appearance(minutes: np.ndarray, peak: float) -> np.ndarray:
+    """Share of eaten carbs absorbed per hour: t/p^2 exp(-t/p) per minute (Hovorka 2004, eq. 4).
+
+    Worked number: p = 40, t = 40 min absorbs 60 / (40 e) = 0.5518 of the carbs per hour.
+    """
+    t = np.maximum(minutes, 0)
+    return 60 * t / peak**2 * np.exp(-t / peak)
+
+
+def action_kernels(physiology: Physiology) -> np.ndarray:
+    """Each of ACTIONS 0, 1, ... K - 1 slots after the slot of the dose, (4, K) per unit given.
 
     A slot's amount was given somewhere in its 5 minutes: on average 2.5 minutes before its time.
     """
-    age = np.arange(steps) * STEP_MINUTES + STEP_MINUTES / 2
-    insulin = insulin_remaining(
-        age, physiology.insulin_action_minutes, physiology.insulin_peak_minutes
+    action, peak = physiology.insulin_action_minutes, physiology.insulin_peak_minutes
+    longest = max(action, physiology.carbs_action_minutes)
+    age = np.arange(np.ceil(longest / STEP_MINUTES)) * STEP_MINUTES + STEP_MINUTES / 2
+    eaten = age < physiology.carbs_action_minutes
+    return np.stack(
+        [
+            insulin_remaining(age, action, peak),
+            np.where(eaten, carbs_remaining(age, physiology.carbs_peak_minutes), 0.0),
+            insulin_activity(age, action, peak),
+            np.where(eaten, carbs_appearance(age, physiology.carbs_peak_minutes), 0.0),
+        ]
     )
-    carbs = np.where(
-        age < physiology.carbs_action_minutes,
-        carbs_remaining(age, physiology.carbs_peak_minutes),
-        0.0,
-    )
-    return insulin, carbs
 
 
-def kernel_steps(physiology: Physiology) -> int:
-    """Slots until nothing is left of any dose."""
-    longest = max(physiology.insulin_action_minutes, physiology.carbs_action_minutes)
-    return int(np.ceil(longest / STEP_MINUTES))
+def act(amounts_t: np.ndarray, kernels_JK: np.ndarray, observed_share: float) -> np.ndarray:
+    """What amounts per slot still do in each slot, by each kernel: (J, t), NaN where unknown.
 
-
-def on_board(
-    amounts_t: np.ndarray, kernel: np.ndarray, observed_share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is on board in each slot, and whether enough of the past is on record to say so.
-
-    `amounts_t` has NaN where nothing is on record. On board is known where at least
-    `observed_share` of the kernel's weight falls on recorded slots; slots before the first one
-    are not recorded. Returns arrays of the shape of `amounts_t` in its unit.
+    `amounts_t` has NaN where nothing is on record. The first kernel is what is left; it is known,
+    and the others with it, where at least `observed_share` of its weight falls on recorded slots;
+    slots before the first are not recorded.
     """
-    recorded = ~np.isnan(amounts_t)
-    # A direct convolution: an FFT would let the rounding of later values into earlier ones.
-    remaining = np.convolve(np.where(recorded, amounts_t, 0.0), kernel)[: len(amounts_t)]
-    weight = np.convolve(recorded.astype(float), kernel)[: len(amounts_t)]
-    known = weight >= observed_share * kernel.sum() - 1e-9
-    return np.where(known, remaining, np.nan), known
+    recorded_t = ~np.isnan(amounts_t)
+    done_Jt = convolve(np.where(recorded_t, amounts_t, 0.0), kernels_JK)
+    [weight_t] = convolve(recorded_t.astype(float), kernels_JK[:1])
+    known_t = weight_t >= observed_share * kernels_JK[0].sum() - 1e-9
+    return np.where(known_t, done_Jt, np.nan)
+
+
+def convolve(values_t: np.ndarray, kernels_JK: np.ndarray) -> np.ndarray:
+    """Causal convolution with each kernel, (J, t): out[t] = sum over k of kernel[k] values[t - k].
+
+    By blocks of K slots it is two matrix products, tens of times faster than a loop over slots. A
+    later value meets a zero of the matrix, and adds exactly nothing: an FFT would let its rounding
+    into earlier slots.
+    """
+    steps = kernels_JK.shape[1]
+    blocks = -(-len(values_t) // steps)
+    padded = np.zeros((blocks + 1) * steps)
+    padded[steps : steps + len(values_t)] = values_t
+    padded_BK = padded.reshape(blocks + 1, steps)
+    age_KK = (
+        np.arange(steps)[None, :] - np.arange(steps)[:, None]
+    )  # of a value of the same block, or of the one before
+    kernels_JKK = kernels_JK[:, age_KK % steps]
+    same_JKK = np.where(age_KK >= 0, kernels_JKK, 0.0)
+    before_JKK = np.where(age_KK < 0, kernels_JKK, 0.0)
+    out = [
+        (padded_BK[1:] @ same_KK + padded_BK[:-1] @ before_KK).ravel()[: len(values_t)]
+        for same_KK, before_KK in zip(same_JKK, before_JKK, strict=True)
+    ]
+    return np.stack(out)

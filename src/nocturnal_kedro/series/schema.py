@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ SLOT = pd.Timedelta(minutes=STEP_MINUTES)
 MG_DL_PER_MMOL_L = 18.0182
 GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL = 40.0, 400.0
 
-SPLITS = ("train", "validation", "temporal", "patient")
+SPLITS = ("train", "validation", "temporal", "patient", "unused")
 TEST_SPLITS = ("patient", "temporal")
 
 # What a source may say about one moment; NaN means that it says nothing.
@@ -44,20 +45,28 @@ PLAUSIBLE = {
     "heart_rate": (20.0, 260.0),
 }
 
-TALLY_COLUMNS = ("subject", "stage", "reason", "rows")
+# What became of rows: what came "in" and was "added", less what was "dropped", goes on to the
+# next stage; "changed" and "noted" rows are among those.
+EFFECTS = ("in", "added", "dropped", "changed", "noted")
+TALLY_COLUMNS = ("subject", "stage", "effect", "reason", "rows")
+Counted = tuple[str, str, str, int]  # subject ("" where a row names none), effect, reason, rows
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What a source read: irregular canonical rows, and a tally of every row dropped or mended."""
+    """What a source read: irregular canonical rows, and a tally of every row on the way."""
 
     frame: pd.DataFrame  # subject, time and READING_COLUMNS, in any order of rows
     tally: pd.DataFrame  # TALLY_COLUMNS
 
 
-def make_tally(entries: list[tuple[str, str, str, int]]) -> pd.DataFrame:
-    """A tally frame from (subject, stage, reason, rows); entries of zero rows are left out."""
-    return pd.DataFrame([entry for entry in entries if entry[3]], columns=list(TALLY_COLUMNS))
+def make_tally(stage: str, entries: Iterable[Counted]) -> pd.DataFrame:
+    """A tally frame of one stage; entries of zero rows are left out."""
+    rows = [(entry[0], stage, *entry[1:]) for entry in entries if entry[3]]
+    unknown = {row[2] for row in rows} - set(EFFECTS)
+    if unknown:
+        raise ValueError(f"effects {sorted(unknown)}; known: {', '.join(EFFECTS)}")
+    return pd.DataFrame(rows, columns=list(TALLY_COLUMNS)).astype({"rows": "int64"})
 
 
 def readings_frame(columns: dict[str, Any]) -> pd.DataFrame:
@@ -75,6 +84,10 @@ def readings_frame(columns: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def _on_grid(time: pd.Series) -> bool:
+    return bool((time.to_numpy().view("int64") % SLOT.value == 0).all())
+
+
 def _level(low: float, high: float) -> pa.Column:
     return pa.Column(float, pa.Check.in_range(low, high), nullable=True)
 
@@ -84,11 +97,12 @@ def _amount() -> pa.Column:  # several entries may fall into one slot
 
 
 _KEY = {"source": pa.Column(str), "subject": pa.Column(str)}
+_CATEGORY = {"source": pa.Column("category"), "subject": pa.Column("category")}
 
 SERIES = pa.DataFrameSchema(
     {
-        **_KEY,
-        "time": pa.Column("datetime64[ns]", pa.Check(lambda t: t.dt.floor("5min") == t)),
+        **_CATEGORY,  # names by the million would be a gigabyte of text
+        "time": pa.Column("datetime64[ns]", pa.Check(_on_grid)),
         "glucose_mg_dl": _level(GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL),
         "glucose_clipped": pa.Column(bool),
         "glucose_late": pa.Column(bool),
@@ -102,6 +116,18 @@ SERIES = pa.DataFrameSchema(
     unique=["source", "subject", "time"],
     strict=True,
     ordered=True,
+)
+
+TALLY = pa.DataFrameSchema(
+    {
+        "subject": pa.Column(str),
+        "stage": pa.Column(str, pa.Check.isin(("read", "grid", "nights"))),
+        "effect": pa.Column(str, pa.Check.isin(EFFECTS)),
+        "reason": pa.Column(str),
+        "rows": pa.Column(int, pa.Check.gt(0)),
+        "source": pa.Column(str),
+    },
+    strict=True,
 )
 
 SPLIT_TABLE = pa.DataFrameSchema(

@@ -22,6 +22,7 @@ from nocturnal_kedro.series.schema import STEPS_PER_DAY
 CONTEXT_CHANNELS = ("glucose_mg_dl", "iob_u", "cob_g", "clock_sin", "clock_cos")
 FUTURE_CHANNELS = CONTEXT_CHANNELS[1:]
 _SCALED = 3  # the first channels are scaled; the clock is not
+_AMOUNTS = slice(CHANNELS.index("insulin_u"), CHANNELS.index("carbs_g") + 1)
 
 
 class Batch(NamedTuple):
@@ -73,9 +74,9 @@ class WindowGatherer:
         task: Task,
         device: torch.device | str = "cpu",
     ) -> None:
-        if corpus.kernels_2K.shape[1] > task.context_steps:
+        if corpus.kernels_4K.shape[1] > task.context_steps:
             raise InputError(
-                f"physiology: doses act for {corpus.kernels_2K.shape[1]} steps, more than the "
+                f"physiology: doses act for {corpus.kernels_4K.shape[1]} steps, more than the "
                 f"context's {task.context_steps}. Lengthen it, or shorten the action."
             )
         self.task = task
@@ -96,7 +97,7 @@ class WindowGatherer:
         self._mean = torch.tensor(scaler.mean, device=device)
         self._std = torch.tensor(scaler.std, device=device)
         self._decay_2KH = torch.from_numpy(
-            _decay_matrices(corpus.kernels_2K, task.horizon_steps)
+            _decay_matrices(corpus.kernels_4K[:2], task.horizon_steps)
         ).to(device)
         self._context_steps = torch.arange(1 - task.context_steps, 1, device=device)
         self._horizon_steps = torch.arange(1, task.horizon_steps + 1, device=device)
@@ -136,7 +137,7 @@ class WindowGatherer:
     ) -> tuple[Tensor, Tensor]:
         """What is on board if nothing more is given, and the clock: (B, H, F) and its mask."""
         kernel_steps = self._decay_2KH.shape[1]
-        given_BK2 = (values_BLC * observed_BLC)[:, -kernel_steps:, 3:5]
+        given_BK2 = (values_BLC * observed_BLC)[:, -kernel_steps:, _AMOUNTS]
         on_board_BH2 = torch.einsum("bkc,ckh->bhc", given_BK2, self._decay_2KH)
         scaled_BH2 = (on_board_BH2 - self._mean[1:]) / self._std[1:]
         # The future is known where what is on board at the origin is.

@@ -13,17 +13,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel
 
-from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import BASAL_RECORD_MINUTES, Readings, make_tally, readings_frame
+from nocturnal_kedro.sources import Files
+from nocturnal_kedro.sources._raw import RawTable, read_table, require_files
 
 TITLE = (
     "AZT1D, Khamesian et al., IEEE BSN 2025, doi:10.17632/gk9m674wcx.1, licence CC BY 4.0 "
     "(Mendeley Data)"
 )
-FOLDER = Path("azt1d") / "CGM Records"
+FOLDER = "azt1d/CGM Records"
 
 GLUCOSE_NAMES = ("CGM", "Readings (CGM / BGM)")  # subject 14 uses the second
 REQUIRED = ("EventDateTime", "Basal", "TotalBolusInsulinDelivered", "CarbSize")
@@ -36,35 +36,19 @@ class Options(BaseModel, extra="forbid", frozen=True):
     basal_highest_u_h: float = 8.0  # between this and the above no unit makes sense
 
 
-def read(root: Path, options: Options) -> Readings:
-    """Read every `Subject N/Subject N.csv`; raises `InputError` on a missing folder or column."""
-    folder = root / FOLDER
-    files = sorted(folder.glob("Subject */Subject *.csv"), key=lambda path: int(path.stem[8:]))
-    if not files:
-        raise InputError(
-            f"source 'azt1d': no 'Subject N/Subject N.csv' under '{folder}'. Download {TITLE} and "
-            f"unpack it so that this folder exists, or give its parent as raw_root, e.g. "
-            f'--params="sources=azt1d,raw_root=path/to/data".'
-        )
-    parts = [_read_subject(path, options) for path in files]
-    return Readings(
-        frame=pd.concat([part.frame for part in parts], ignore_index=True),
-        tally=pd.concat([part.tally for part in parts], ignore_index=True),
-    )
+def find(root: Path, options: Options) -> list[Files]:
+    """Every `Subject N/Subject N.csv`, a person each; raises `InputError` where there is none."""
+    files = require_files("azt1d", root, f"{FOLDER}/Subject */Subject *.csv", TITLE)
+    return [(file,) for file in sorted(files, key=lambda file: (len(file.stem), file.stem))]
 
 
-def _read_subject(path: Path, options: Options) -> Readings:
+def read(files: Files, options: Options) -> Readings:
+    """Read one person's file; raises `InputError` on a missing column or an unreadable cell."""
+    [path] = files
     subject = path.stem.removeprefix("Subject ")
-    raw = pd.read_csv(path)
-    glucose_column = next((name for name in GLUCOSE_NAMES if name in raw), None)
-    missing = [name for name in REQUIRED if name not in raw]
-    if glucose_column is None:
-        missing.append(" or ".join(GLUCOSE_NAMES))
-    if missing:
-        raise InputError(
-            f"source 'azt1d', file '{path}': no column {', '.join(map(repr, missing))}; "
-            f"it has: {', '.join(raw.columns)}. Use the file as published: {TITLE}."
-        )
+    table = read_table("azt1d", path, [*REQUIRED, GLUCOSE_NAMES], TITLE)
+    raw = table.frame
+    glucose_column = next(name for name in GLUCOSE_NAMES if name in raw)
 
     # Rows are repeated at one timestamp, boluses with them: an amount that stands twice at the
     # same time was given once. The last row of each kind keeps the newest glucose reading.
@@ -72,33 +56,29 @@ def _read_subject(path: Path, options: Options) -> Readings:
     repeated = raw.duplicated(amounts, keep="last")
     if repeated.any():  # a rate that only an earlier of them tells is kept
         raw["Basal"] = raw.groupby(amounts, dropna=False)["Basal"].transform("last")
-    kept = raw[~repeated]
+    kept = RawTable("azt1d", path, raw[~repeated])
 
-    basal, milliunits, unusable = _mend_basal(_numbers(kept, "Basal", path), options)
-    bolus = _numbers(kept, "TotalBolusInsulinDelivered", path)
-    carbs = _numbers(kept, "CarbSize", path)
+    basal, milliunits, unusable = _mend_basal(kept.numbers("Basal"), options)
+    bolus = kept.numbers("TotalBolusInsulinDelivered")
+    carbs = kept.numbers("CarbSize")
     frame = readings_frame(
         {
-            "subject": np.full(len(kept), subject),
-            "time": _times(kept, path),
-            "glucose_mg_dl": _numbers(kept, str(glucose_column), path),
+            "subject": np.full(len(kept.frame), subject),
+            "time": kept.times("EventDateTime", "%Y-%m-%d %H:%M:%S"),
+            "glucose_mg_dl": kept.glucose(glucose_column),
             "basal_u_h": basal,
             "basal_minutes": np.where(np.isnan(basal), np.nan, BASAL_RECORD_MINUTES),
             "bolus_u": np.where(bolus > 0, bolus, np.nan),  # 0 here means "no bolus in this row"
             "carbs_g": np.where(carbs > 0, carbs, np.nan),
         }
     )
-    return Readings(
-        frame=frame,
-        tally=make_tally(
-            [
-                (subject, "read", "rows in file", len(raw)),
-                (subject, "read", "rows repeated at one time", int(repeated.sum())),
-                (subject, "read", "basal rewritten from mU/h to U/h", milliunits),
-                (subject, "read", "basal in no usable unit, set missing", unusable),
-            ]
-        ),
-    )
+    entries = [
+        (subject, "in", "rows in file", len(raw)),
+        (subject, "dropped", "rows repeated at one time", int(repeated.sum())),
+        (subject, "changed", "basal rewritten from mU/h to U/h", milliunits),
+        (subject, "changed", "basal in no usable unit, set missing", unusable),
+    ]
+    return Readings(frame, make_tally("read", entries))
 
 
 def _mend_basal(basal: np.ndarray, options: Options) -> tuple[np.ndarray, int, int]:
@@ -107,23 +87,3 @@ def _mend_basal(basal: np.ndarray, options: Options) -> tuple[np.ndarray, int, i
     mended = np.where(milliunits, basal / 1000, basal)
     unusable = (mended > options.basal_highest_u_h) | (mended < 0)
     return np.where(unusable, np.nan, mended), int(milliunits.sum()), int(unusable.sum())
-
-
-def _times(raw: pd.DataFrame, path: Path) -> pd.Series:
-    try:
-        return pd.to_datetime(raw["EventDateTime"], format="%Y-%m-%d %H:%M:%S")
-    except ValueError as error:
-        raise InputError(
-            f"source 'azt1d', file '{path}', column 'EventDateTime': {error}. "
-            f"Times are written like '2023-12-08 00:04:00'."
-        ) from error
-
-
-def _numbers(raw: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    try:
-        return pd.to_numeric(raw[column]).to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"source 'azt1d', file '{path}', column '{column}': {error}. "
-            f"Only numbers and empty cells are allowed there."
-        ) from error

@@ -39,6 +39,7 @@ from nocturnal_kedro.series.schema import (
     make_tally,
     readings_frame,
 )
+from nocturnal_kedro.sources import Files
 from nocturnal_kedro.sources import _hovorka as hovorka
 from nocturnal_kedro.sources._hovorka import Bodies, Floats
 
@@ -189,8 +190,13 @@ class Log:
     carbs_g: Floats
 
 
-def read(root: Path, options: Options) -> Readings:
-    """Simulate the cohort; `root` is not read. The same options give the same frame."""
+def find(root: Path, options: Options) -> list[Files]:
+    """One part without a file: the cohort lives together."""
+    return [()]
+
+
+def read(files: Files, options: Options) -> Readings:
+    """Simulate the cohort; the same options give the same frame."""
     days = options.days + SETTLING_DAYS
     people = [
         _draw_person(np.random.default_rng((options.seed, number)), days)
@@ -417,8 +423,8 @@ def _recorded(log: Log, habits: Habits, plan: Plan, options: Options) -> Reading
         columns["subject"] = np.full(len(columns["time"]), subject)
         frames.append(readings_frame(columns))
         entries += [
-            (subject, "read", "rows simulated", len(frames[-1])),
-            (subject, "read", "glucose lost by the sensor", int(np.isnan(glucose).sum())),
-            (subject, "read", "basal lost by the pump's log", int(pump_lost.sum())),
+            (subject, "in", "rows simulated", len(frames[-1])),
+            (subject, "noted", "glucose lost by the sensor", int(np.isnan(glucose).sum())),
+            (subject, "noted", "basal lost by the pump's log", int(pump_lost.sum())),
         ]
-    return Readings(pd.concat(frames, ignore_index=True), make_tally(entries))
+    return Readings(pd.concat(frames, ignore_index=True), make_tally("read", entries))

@@ -1,22 +1,43 @@
-"""Raw readings -> series -> corpus -> splits and origins."""
+"""Raw readings -> series -> corpus -> splits and origins, measured and audited."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pandas as pd
 
+from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_passed
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
-from nocturnal_kedro.series.grid import GridOptions, build_series
+from nocturnal_kedro.series.grid import GridOptions
 from nocturnal_kedro.series.origins import Task, build_origins
+from nocturnal_kedro.series.overlap import find_overlaps
 from nocturnal_kedro.series.physiology import Physiology
-from nocturnal_kedro.series.schema import Readings
+from nocturnal_kedro.series.preparation import CODE, Prepared, prepare
+from nocturnal_kedro.series.quality import measure_people
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.sources import Part, digest_of, digest_of_code
 
 
-def grid_readings(
-    readings: dict[str, Readings], grid: GridOptions
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The 5-minute series of every person, and the tally of every row on the way."""
-    return build_series(readings, grid)
+def prepare_parts(readings: list[Part], grid: GridOptions) -> dict[str, Callable[[], Prepared]]:
+    """How to make each part's series, by the digest of what it is made from.
+
+    The catalog makes those that are not there yet, on as many workers as there are.
+    """
+    code = digest_of_code(*CODE)
+    makers: dict[str, Callable[[], Prepared]] = {}
+    for part in readings:
+        made_from = part.made_from | {"grid": grid.model_dump(), "grid_code": code}
+        makers[digest_of(made_from)] = partial(_prepare_part, part, grid, made_from)
+    return makers
+
+
+def join_parts(
+    prepared: Prepared,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """All series, the tally of every row, who shares readings, and what it is all made from."""
+    return prepared.series, prepared.tally, find_overlaps(prepared.marks), prepared.made_from
 
 
 def split_people(series: pd.DataFrame, splits: SplitOptions) -> pd.DataFrame:
@@ -24,9 +45,11 @@ def split_people(series: pd.DataFrame, splits: SplitOptions) -> pd.DataFrame:
     return build_splits(series, splits)
 
 
-def assemble_corpus(series: pd.DataFrame, physiology: Physiology) -> Corpus:
-    """The resident arrays, with insulin and carbs on board."""
-    return build_corpus(series, physiology)
+def assemble_corpus(
+    series: pd.DataFrame, physiology: Physiology, made_from: dict[str, Any]
+) -> Corpus:
+    """The resident arrays, with what doses still do."""
+    return build_corpus(series, physiology, made_from)
 
 
 def freeze_origins(
@@ -35,3 +58,30 @@ def freeze_origins(
     """The frozen table of eligible origins, and the whole tally of rows and nights."""
     origins, nights_tally = build_origins(corpus, splits, task)
     return origins, pd.concat([series_tally, nights_tally], ignore_index=True)
+
+
+def measure_quality(
+    series: pd.DataFrame, corpus: Corpus, series_tally: pd.DataFrame, overlaps: pd.DataFrame
+) -> pd.DataFrame:
+    """What each person's record is like, and what in it is suspect."""
+    return measure_people(series, corpus, series_tally, overlaps)
+
+
+def audit_data(
+    series: pd.DataFrame,
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    overlaps: pd.DataFrame,
+    task: Task,
+    physiology: Physiology,
+    audit: AuditOptions,
+) -> pd.DataFrame:
+    """Every leak check; one that fails fails the run."""
+    checked = audit_leaks(series, corpus, splits, origins, overlaps, task, physiology, audit)
+    require_passed(checked)
+    return checked
+
+
+def _prepare_part(part: Part, grid: GridOptions, made_from: dict[str, Any]) -> Prepared:
+    return prepare(part.source, part.read(), grid, made_from)

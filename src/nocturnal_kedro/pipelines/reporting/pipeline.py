@@ -33,7 +33,9 @@ def create_pipeline(
                 [
                     f"{experiment}.leaderboard",
                     "origins",
+                    "tally",
                     "quality",
+                    "audit",
                     "params:comparison",
                     "run_record",
                     *(name for kind in kinds for name in of_each(kind)),

@@ -1,0 +1,142 @@
+"""The audit passes clean data, and each of its checks fails where its leak is."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series import audit as audit_module
+from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_passed
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus
+from nocturnal_kedro.series.grid import order_readings
+from nocturnal_kedro.series.origins import Task, build_origins
+from nocturnal_kedro.series.overlap import find_overlaps, mark_readings
+from nocturnal_kedro.series.physiology import Physiology
+from nocturnal_kedro.series.schema import Readings, make_tally
+from nocturnal_kedro.series.windows import Scaler, WindowGatherer
+from tests.conftest import invent_readings
+
+
+@pytest.fixture
+def clean(series: pd.DataFrame, corpus: Corpus, splits: pd.DataFrame, task: Task) -> dict[str, Any]:
+    readings = invent_readings()
+    return {
+        "series": series,
+        "corpus": corpus,
+        "splits": splits,
+        "origins": build_origins(corpus, splits, task)[0],
+        "overlaps": find_overlaps(mark_readings(order_readings("invented", readings))),
+        "task": task,
+        "physiology": Physiology(),
+        "options": AuditOptions(),
+    }
+
+
+def failed(given: dict[str, Any], **changes: Any) -> str:
+    """What the failed checks found, one after the other."""
+    audit = audit_leaks(**(given | changes))
+    return " | ".join(f"{row.check}: {row.found}" for row in audit[~audit["passed"]].itertuples())
+
+
+def test_clean_data_passes_and_everything_was_looked_at(clean: dict[str, Any]) -> None:
+    audit = audit_leaks(**clean)
+    assert audit["passed"].all()
+    assert len(audit) == 7
+    assert (
+        audit.set_index("check")["examined"].drop("nobody is in the corpus under two names") > 0
+    ).all()
+    require_passed(audit)
+
+
+def test_a_person_in_two_splits(clean: dict[str, Any]) -> None:
+    splits = clean["splits"].copy()
+    held_out = splits.index[splits["split"] == "patient"][0]
+    again = splits.loc[[held_out]].assign(split="train")
+    told = failed(clean, splits=pd.concat([splits, again]), origins=clean["origins"].iloc[:0])
+    assert f"invented/{splits.loc[held_out, 'subject']} in patient, train" in told
+
+
+def test_a_time_in_two_splits(clean: dict[str, Any]) -> None:
+    splits = clean["splits"].copy()
+    temporal = splits.index[splits["split"] == "temporal"][0]
+    splits.loc[temporal, "start"] -= pd.Timedelta("2D")
+    told = failed(clean, splits=splits)
+    assert f"invented/{splits.loc[temporal, 'subject']} twice from" in told
+
+
+def test_an_origin_whose_day_before_lies_in_training(clean: dict[str, Any]) -> None:
+    origins = clean["origins"].copy()
+    start = clean["splits"].query("split == 'temporal'").iloc[0]
+    row = origins.index[(origins["subject"] == start["subject"]) & (origins["split"] == "temporal")]
+    origins.loc[row[0], "origin"] = start["start"]
+    told = failed(clean, origins=origins)
+    assert f"origin's day before and horizon lie in its split: invented/{start['subject']}" in told
+
+
+def test_somebody_under_two_names(clean: dict[str, Any]) -> None:
+    frame = invent_readings().frame
+    copy = frame[frame["subject"] == "p1"].assign(subject="twin")
+    readings = Readings(pd.concat([frame, copy]), make_tally("read", []))
+    overlaps = find_overlaps(mark_readings(order_readings("invented", readings)))
+    audit = audit_leaks(**(clean | {"overlaps": overlaps}))
+    with pytest.raises(InputError, match=r"100.0 % of the readings of invented/p1 are those of"):
+        require_passed(audit)
+
+
+def test_a_filled_value_as_a_target(clean: dict[str, Any]) -> None:
+    series = clean["series"].copy()
+    rows = np.arange(len(series)) % 7 == 0
+    series.loc[rows, "glucose_mg_dl"] = np.nan  # not read, yet observed in the corpus
+    assert "every target is a reading" in failed(clean, series=series)
+    shifted = clean["series"].assign(glucose_mg_dl=clean["series"]["glucose_mg_dl"].shift(-1))
+    assert "every target is a reading" in failed(clean, series=shifted)
+
+
+def test_insulin_on_board_of_a_later_dose(clean: dict[str, Any]) -> None:
+    corpus = clean["corpus"]
+    values = corpus.values_TC.copy()
+    iob = CHANNELS.index("iob_u")
+    values[:-12, iob] = values[12:, iob]  # what will be on board in an hour
+    assert "what doses still do" in failed(clean, corpus=replace(corpus, values_TC=values))
+
+
+@pytest.mark.parametrize("leak", ["context", "future"])
+def test_a_context_that_sees_beyond_its_origin(
+    leak: str, clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather = WindowGatherer.gather
+
+    def leaky(self: WindowGatherer, origin_rows: Any) -> Any:
+        batch, later = gather(self, origin_rows), gather(self, origin_rows + 3)
+        if leak == "context":  # smoothed with what comes after
+            return batch._replace(context_BLC=(batch.context_BLC + later.context_BLC) / 2)
+        return batch._replace(future_BHF=later.future_BHF)
+
+    monkeypatch.setattr(WindowGatherer, "gather", leaky)
+    assert "no context changes with what lies after its origin: invented" in failed(clean)
+
+
+def test_a_scaler_fitted_to_everything(
+    clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Scaler.fit.__func__
+    monkeypatch.setattr(
+        Scaler,
+        "fit",
+        classmethod(lambda cls, corpus, rows: fit(cls, corpus, np.arange(len(corpus.late_T)))),
+    )
+    assert "the scaler moves with rows outside training" in failed(clean)
+
+
+def test_training_windows_that_reach_across_a_boundary(
+    clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        audit_module,
+        "segment_starts",
+        lambda corpus, splits: np.zeros(len(corpus.late_T), np.int64),
+    )
+    assert "training windows hold rows from outside training" in failed(clean)
