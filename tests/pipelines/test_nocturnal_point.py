@@ -205,7 +205,7 @@ def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) ->
         ("prepared/*/series.parquet", "data_processing", "damaged.*Delete that folder"),
         ("weights.safetensors", "evaluation", "incomplete or damaged.*Run the training pipeline"),
         ("values_TC.npy", "training", "corpus"),
-        ("splits.csv", "training", "splits"),
+        ("splits.csv", "training", "different runs"),
         ("origins.csv", "training", "different runs"),
         ("ttm_forecasts.parquet", "reporting", "nocturnal_point.ttm.forecasts"),
     ],
@@ -251,7 +251,7 @@ def test_threads_give_the_same_numbers(
         ({"source_options": {"simulated": {"dayz": 3}}}, r"options of source 'simulated': 'dayz'"),
         ({"source_options": {"simulated": {"subjects": 2}}}, "leave nobody to train on"),
         ({"source_options": {"simulated": {"subjects": 8, "days": 1}}}, "no eligible night"),
-        ({"pipeline": "training"}, r"'corpus' is needed.*--pipelines=data_processing"),
+        ({"pipeline": "training"}, r"'audit' is needed.*--pipelines=data_processing"),
         ({"pipeline": "reporting"}, r"'audit' is needed.*--pipelines=data_processing"),
         (
             {"splits": {"hold_out": "simulated/sim-01"}},

@@ -9,10 +9,10 @@ import pytest
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series import audit as audit_module
-from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_passed
+from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_audited, require_passed
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
 from nocturnal_kedro.series.grid import order_readings
-from nocturnal_kedro.series.origins import Task, build_origins
+from nocturnal_kedro.series.origins import Task, build_origins, data_fingerprint
 from nocturnal_kedro.series.overlap import find_overlaps, mark_readings
 from nocturnal_kedro.series.physiology import Physiology
 from nocturnal_kedro.series.schema import Readings, make_tally
@@ -49,6 +49,10 @@ def test_clean_data_passes_and_everything_was_looked_at(clean: dict[str, Any]) -
         audit.set_index("check")["examined"].drop("nobody is in the corpus under two names") > 0
     ).all()
     require_passed(audit)
+    data = data_fingerprint(clean["corpus"], clean["splits"], clean["origins"])
+    require_audited(audit, data)
+    with pytest.raises(InputError, match="not those that passed the leak audit"):
+        require_audited(audit, data.upper())
 
 
 def test_a_person_in_two_splits(clean: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from kedro.io.core import DatasetError
 
 from nocturnal_kedro.series.corpus import Corpus
 
-ARRAYS = ("values_TC", "observed_TC", "late_T", "slot_of_day_T", "kernels_4K")
+ARRAYS = ("values_TC", "observed_TC", "late_T", "covered_T", "slot_of_day_T", "kernels_4K")
 
 
 class CorpusDataset(AbstractVersionedDataset[Corpus, Corpus]):

@@ -18,6 +18,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
 from nocturnal_kedro.series.origins import (
     Task,
+    data_fingerprint,
     eligible_rows,
     origin_rows,
     rows_of_split,
@@ -30,7 +31,7 @@ from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY
 if TYPE_CHECKING:  # torch takes seconds to import, and the options are read at every command
     from nocturnal_kedro.series.windows import Batch, Scaler
 
-AUDIT_COLUMNS = ("check", "passed", "examined", "found")
+AUDIT_COLUMNS = ("check", "passed", "examined", "found", "data")
 _SPOILED = np.float32(987.0)
 
 
@@ -52,9 +53,9 @@ def audit_leaks(
     physiology: Physiology,
     options: AuditOptions,
 ) -> pd.DataFrame:
-    """One row per check: what is checked, whether it passed, how much was examined, what was found.
+    """One row per check: check, passed, examined (how many), found ("" if passed), data.
 
-    `require_passed` turns a failed check into an error.
+    `data` is the fingerprint of what was audited. `require_passed` turns a failure into an error.
     """
     from nocturnal_kedro.series.windows import Scaler
 
@@ -74,8 +75,9 @@ def audit_leaks(
         train_rows=train_rows[_choose(draw, len(train_rows), options.train_windows)],
     )
     checked = [(check, *look(data)) for check, look in CHECKS.items()]
+    fingerprint = data_fingerprint(corpus, splits, origins)
     return pd.DataFrame(
-        [(check, not found, examined, found) for check, examined, found in checked],
+        [(check, not found, examined, found, fingerprint) for check, examined, found in checked],
         columns=list(AUDIT_COLUMNS),
     )
 
@@ -88,6 +90,16 @@ def require_passed(audit: pd.DataFrame) -> None:
         raise InputError(
             f"leak audit: {len(failed)} of {len(audit)} checks failed. {told}. Nothing may be "
             f"trained or scored on this data before that is mended."
+        )
+
+
+def require_audited(audit: pd.DataFrame, data: str) -> None:
+    """Raise `InputError` unless `audit` is of this data, by its fingerprint."""
+    if set(audit["data"]) != {data}:
+        raise InputError(
+            f"readings, splits and origins ({data[:12]}) are not those that passed the leak audit: "
+            f"they are of different runs. Run data_processing again, whole, with the same --params; "
+            f"what fails the audit is not trained on."
         )
 
 
@@ -144,13 +156,15 @@ def _inside(data: _Data) -> tuple[int, str]:
 
 def _twice(data: _Data) -> tuple[int, str]:
     overlaps = data.overlaps
+    pair = ["source", "subject", "other_source", "other_subject"]
+    copies = overlaps[is_copy(overlaps)].drop_duplicates(pair)  # by the kind that finds more
     return len(overlaps), _told(
         [
             f"{row.shared_pct:.1f} % of the readings of {row.source}/{row.subject} are those of "
             f"{row.other_source}/{row.other_subject} too, {row.other_shared_pct:.1f} % of its own, "
             f"{row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}: leave one of them, or that part, out by "
             f"the source's options"
-            for row in overlaps[is_copy(overlaps)].itertuples()
+            for row in copies.itertuples()
         ]
     )
 

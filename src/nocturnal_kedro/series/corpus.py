@@ -24,6 +24,7 @@ from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY
 # Order of the last axis. The amounts stand beside what they still do, so that a window can compute
 # the decay-only future of its own origin.
 CHANNELS = ("glucose_mg_dl", *ACTIONS, "insulin_u", "carbs_g", "steps", "heart_rate")
+LONGEST_SAMPLING_STEPS = 3  # of a sensor: 15 minutes
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Corpus:
     """T slots of all people, one after the other; a person is one row of `people`.
 
     `values_TC` float32, 0 where unobserved; `observed_TC` bool; `late_T` bool, the glucose
-    reading is younger than its slot; `slot_of_day_T` int16, 0 at local midnight; `people` with
-    source, subject, start (time of the first slot), first and last (rows, half open) and
-    sampling_steps (slots between two readings of the sensor).
+    reading is younger than its slot; `covered_T` bool, see `coverage`; `slot_of_day_T` int16, 0 at
+    local midnight; `people` with source, subject, start (time of the first slot), first and last
+    (rows, half open) and sampling_steps (slots between two readings, most of the time).
     """
 
     values_TC: np.ndarray
     observed_TC: np.ndarray
     late_T: np.ndarray
+    covered_T: np.ndarray
     slot_of_day_T: np.ndarray
     people: pd.DataFrame
     kernels_4K: np.ndarray  # of physiology.ACTIONS, by slots since the dose
@@ -89,12 +91,17 @@ def build_corpus(
     for number, channel in enumerate(channels):
         values[:, number] = channel
     observed = ~np.isnan(values)
+    covered = np.empty(len(series), bool)
+    sampling_steps = np.empty(len(starts), np.int64)
+    for person, (first, last) in enumerate(zip(starts, ends, strict=True)):
+        covered[first:last], sampling_steps[person] = coverage(observed[first:last, 0])
     time = series["time"].to_numpy()
     slot_of_day = time.view(np.int64) // (STEP_MINUTES * 60 * 10**9) % STEPS_PER_DAY
     return Corpus(
         values_TC=np.where(observed, values, np.float32(0)),
         observed_TC=observed,
         late_T=series["glucose_late"].to_numpy(),
+        covered_T=covered,
         slot_of_day_T=slot_of_day.astype(np.int16),
         people=pd.DataFrame(
             {
@@ -103,10 +110,7 @@ def build_corpus(
                 "start": time[starts],
                 "first": starts,
                 "last": ends,
-                "sampling_steps": [
-                    _sampling_steps(observed[first:last, 0])
-                    for first, last in zip(starts, ends, strict=True)
-                ],
+                "sampling_steps": sampling_steps,
             }
         ),
         kernels_4K=kernels.astype(np.float32),
@@ -114,10 +118,29 @@ def build_corpus(
     )
 
 
-def _sampling_steps(observed_t: np.ndarray) -> int:
-    """Slots from one reading to the next, in the median; 1 for a 5-minute sensor, 3 for 15."""
-    between = np.diff(np.flatnonzero(observed_t))
-    return int(np.median(between)) if len(between) else 1
+def coverage(observed_t: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which slots of a person a reading speaks for, and the person's steps between two readings.
+
+    A slot is covered by a reading in it or in the s - 1 slots before it. s is 1, 2 or 3, the gap
+    between readings in which most of the 24 hours up to the slot were spent, so that a 15-minute
+    sensor's readings cover what lies between them, the scans between its readings add nothing, a
+    5-minute sensor's lost readings are missed, and a change of sensor is followed within a day.
+    """
+    at = np.flatnonzero(observed_t)
+    gaps = np.diff(at)
+    lengths = np.minimum(gaps, LONGEST_SAMPLING_STEPS)
+    usual = gaps <= LONGEST_SAMPLING_STEPS + 1  # a 15-minute sensor drifts: now and then 4 slots
+    index = np.arange(len(observed_t))
+    day_before = np.maximum(index + 1 - STEPS_PER_DAY, 0)
+    spent = np.zeros((LONGEST_SAMPLING_STEPS + 1, len(observed_t)), np.int32)
+    for steps in range(1, LONGEST_SAMPLING_STEPS + 1):
+        ends = at[1:][usual & (lengths == steps)]
+        total = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=len(index)))])
+        spent[steps] = steps * (total[index + 1] - total[day_before])
+    steps_t = np.maximum(spent.argmax(axis=0), 1)
+    last_reading_t = np.maximum.accumulate(np.where(observed_t, index, -STEPS_PER_DAY))
+    overall = np.bincount(lengths[usual], weights=lengths[usual], minlength=2)
+    return index - last_reading_t < steps_t, max(int(overall.argmax()), 1)
 
 
 def fourier_clock(slot_of_day: np.ndarray) -> np.ndarray:

@@ -98,18 +98,14 @@ def reject_origins(corpus: Corpus, splits: pd.DataFrame, task: Task) -> pd.DataF
     """For every row as an origin: its split and why it is not eligible ("" where it is).
 
     Eligible: the 24 h up to the origin and the whole horizon lie in one split, and of both at
-    least `coverage` of the sensor's readings are there. A context longer than 24 h is cut at the
-    start of the split when the window is gathered, so that no window straddles a boundary.
+    least `coverage` is covered by readings (`corpus.coverage`). A context longer than 24 h is cut
+    at the start of the split when the window is gathered, so that no window straddles a boundary.
     """
     rows = np.arange(len(corpus.values_TC))
     first, last, split = _segment_of_rows(corpus, splits)
-    per_reading = np.repeat(
-        corpus.people["sampling_steps"].to_numpy(),
-        (corpus.people["last"] - corpus.people["first"]).to_numpy(),
-    )
 
     glucose = corpus.observed_TC[:, 0]
-    total = np.concatenate([[0], np.cumsum(glucose)])
+    total = np.concatenate([[0], np.cumsum(corpus.covered_T)])
     before = np.maximum(rows + 1 - STEPS_PER_DAY, 0)
     after = np.minimum(rows + 1 + task.horizon_steps, len(rows))
     # A late reading of the origin's own slot was taken after the origin: not in the context.
@@ -123,10 +119,10 @@ def reject_origins(corpus: Corpus, splits: pd.DataFrame, task: Task) -> pd.DataF
             (rows + 1 - STEPS_PER_DAY < first) | (rows + 1 + task.horizon_steps > last)
         ),
         f"under {percent} of the 24 h before observed": (
-            in_context * per_reading < task.coverage * STEPS_PER_DAY
+            in_context < task.coverage * STEPS_PER_DAY
         ),
         f"under {percent} of the horizon observed": (
-            in_horizon * per_reading < task.coverage * task.horizon_steps
+            in_horizon < task.coverage * task.horizon_steps
         ),
     }
     code = np.select(list(reasons.values()), np.arange(1, 1 + len(reasons), dtype=np.int8), 0)

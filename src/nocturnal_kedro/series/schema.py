@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from pydantic import BeforeValidator
 
 STEP_MINUTES = 5
 # A rate written with every reading stands until the next is due, which may come a little late.
@@ -19,6 +20,14 @@ SLOT = pd.Timedelta(minutes=STEP_MINUTES)
 
 MG_DL_PER_MMOL_L = 18.0182
 GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL = 40.0, 400.0
+
+
+def _as_words(given: object) -> object:
+    return tuple(str(given).split()) if isinstance(given, str | int) else given or ()
+
+
+# Names in a list, or, as on the command line, in one text with spaces between them.
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 SPLITS = ("train", "validation", "temporal", "patient", "unused")
 TEST_SPLITS = ("patient", "temporal")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.series.grid import person_starts
-from nocturnal_kedro.series.schema import SLOT
+from nocturnal_kedro.series.schema import SLOT, Words
 
 DAY = pd.Timedelta(days=1)
 
@@ -31,14 +31,9 @@ class SplitOptions(BaseModel, extra="forbid", frozen=True):
     validation_patient_share: float = Field(default=0.1, ge=0, lt=1)
     validation_temporal_share: float = Field(default=0.1, ge=0, lt=1)
     # Exactly these are `patient`, and nobody is drawn: `source/subject`, or a whole source.
-    hold_out: tuple[str, ...] = ()
+    hold_out: Words = ()
     most_train_days: int | None = Field(default=None, ge=1)  # of one person, the last ones
     source_shares: dict[str, float] = {}  # of all training days; empty: all there are
-
-    @field_validator("hold_out", mode="before")
-    @classmethod
-    def _words(cls, given: object) -> object:
-        return tuple(given.split()) if isinstance(given, str) else given
 
     @field_validator("source_shares")
     @classmethod

@@ -68,8 +68,8 @@ class RawTable:
             row = int(np.flatnonzero(wrong)[0])
             raise InputError(
                 f"{self.where(column)}, row {self.frame.index[row] + 2}: '{cells.iloc[row]}' is "
-                f"no time like {' or '.join(map(_example, formats))} ({int(wrong.sum())} such "
-                f"cells). "
+                f"no time written like {' or '.join(map(_example, formats))} "
+                f"({int(wrong.sum())} such cells). "
                 f"Use the file as published, or correct these."
             )
         return times

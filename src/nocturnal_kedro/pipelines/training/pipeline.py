@@ -6,7 +6,7 @@ from kedro.pipeline import Pipeline, node
 
 from nocturnal_kedro.pipelines.training import nodes
 
-SHARED = ["corpus", "splits", "origins", "params:task"]
+SHARED = ["corpus", "splits", "origins", "audit", "params:task"]
 
 
 def create_pipeline(
