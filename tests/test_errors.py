@@ -25,10 +25,16 @@ def test_unknown_option_is_named_with_what_is_allowed() -> None:
         plugins.options("model", "ttm", {"d_modl": 3})
 
 
+def test_an_address_is_not_told_since_it_may_hold_a_password() -> None:
+    with pytest.raises(InputError, match=r"'urll' .*given an address") as raised:
+        plugins.options("source", "gluroo", {"urll": "postgresql://me:secret@host/db"})
+    assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize("kind", sorted(plugins.KINDS))
 def test_every_plugin_offers_its_contract(kind: str) -> None:
     needed = {
-        "source": ("TITLE", "Options", "read"),
+        "source": ("TITLE", "Options", "find", "read"),
         "model": ("Options", "build"),
         "baseline": ("Options", "fit", "forecast"),
     }[kind]

@@ -31,8 +31,13 @@ def validated(record: type[Record], given: dict[str, Any] | None, what: str) -> 
         return record.model_validate(given or {})
     except ValidationError as error:
         faults = "; ".join(
-            f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {fault['input']!r})"
+            f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {_shown(fault['input'])})"
             for fault in error.errors()
         )
         allowed = ", ".join(record.model_fields)
         raise InputError(f"{what}: {faults}. Allowed: {allowed}.") from error
+
+
+def _shown(given: object) -> str:
+    """What was given, but for an address: it may hold a password."""
+    return "an address" if "://" in str(given) else repr(given)

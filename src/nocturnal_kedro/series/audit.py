@@ -98,8 +98,8 @@ def require_audited(audit: pd.DataFrame, data: str) -> None:
     if set(audit["data"]) != {data}:
         raise InputError(
             f"readings, splits and origins ({data[:12]}) are not those that passed the leak audit: "
-            f"they are of different runs. Run data_processing again, whole, with the same --params; "
-            f"what fails the audit is not trained on."
+            f"they are of different runs. Run data_processing again, whole, with the same "
+            f"--params; what fails the audit is not trained on."
         )
 
 

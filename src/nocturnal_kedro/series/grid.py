@@ -193,7 +193,8 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
             "steps": _sums(steps, slots.length)[0],
             "heart_rate": _means(heart_rate, slots.length),
             "insulin_flagged": flagged_P[slots.person_T],
-        }
+        },
+        copy=False,
     )
     return series, make_tally("grid", count.entries()).assign(source=ordered.source)
 

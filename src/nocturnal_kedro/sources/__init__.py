@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,11 +68,17 @@ class Part:
         code = Path(module.__file__)
         return {
             "source": self.source,
-            "files": {file.name: _sha256(file) for file in self.files},
+            "files": {str(name): _sha256(file) for name, file in self._named_files()},
             "options": self.options.model_dump(mode="json"),
             "stamp": self.stamp,
             "code": digest_of_code(code, *sorted(code.parent.glob("_*.py"))),
         }
+
+    def _named_files(self) -> list[tuple[Path, Path]]:
+        """Each file after its name below the folder that holds all: a moved folder is the same."""
+        parents = [str(file.absolute().parent) for file in self.files]
+        above = os.path.commonpath(parents) if parents else ""
+        return [(file.absolute().relative_to(above), file) for file in self.files]
 
 
 def find_parts(names: Sequence[str], root: Path, given: dict[str, dict[str, Any]]) -> list[Part]:
