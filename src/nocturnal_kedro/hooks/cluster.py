@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,11 @@ def _slurm(options: ClusterOptions) -> Any:
         raise InputError(
             f"cluster.kind=slurm needs dask-jobqueue, which is not installed: {INSTALL}."
         ) from error
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind=slurm: there is no command 'sbatch' on this machine. Run on a login node "
+            "of the cluster, or with cluster.kind=local."
+        )
     cluster = SLURMCluster(
         queue=options.partition,
         account=options.account,
