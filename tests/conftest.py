@@ -117,12 +117,18 @@ def run(project: None) -> Run:
         pipeline: str = "nocturnal_point",
         runner: Any = None,
         nodes: list[str] | None = None,
+        load_versions: dict[str, str] | None = None,
         **given: Any,
     ) -> KedroContext:
         parameters = SMALL | {"data_root": str(data_root)} | given
         with KedroSession.create(project_path=PROJECT, runtime_params=parameters) as session:
             context = session.load_context()
-            session.run(pipeline_names=[pipeline], runner=runner, node_names=nodes)
+            session.run(
+                pipeline_names=pipeline.split(","),
+                runner=runner,
+                node_names=nodes,
+                load_versions=load_versions,
+            )
             return context
 
     return run_pipeline

@@ -45,9 +45,7 @@ def test_clean_data_passes_and_everything_was_looked_at(clean: dict[str, Any]) -
     audit = audit_leaks(**clean)
     assert audit["passed"].all()
     assert len(audit) == 7
-    assert (
-        audit.set_index("check")["examined"].drop("nobody is in the corpus under two names") > 0
-    ).all()
+    assert (audit["examined"] > 0).all()
     require_passed(audit)
     data = data_fingerprint(clean["corpus"], clean["splits"], clean["origins"])
     require_audited(audit, data)

@@ -4,5 +4,12 @@ from nocturnal_kedro.datasets.artifact import ArtifactDataset
 from nocturnal_kedro.datasets.corpus import CorpusDataset
 from nocturnal_kedro.datasets.prepared import PreparedDataset
 from nocturnal_kedro.datasets.source import SourceDataset
+from nocturnal_kedro.datasets.versions import DataVersionsDataset
 
-__all__ = ["ArtifactDataset", "CorpusDataset", "PreparedDataset", "SourceDataset"]
+__all__ = [
+    "ArtifactDataset",
+    "CorpusDataset",
+    "DataVersionsDataset",
+    "PreparedDataset",
+    "SourceDataset",
+]

@@ -52,6 +52,7 @@ class Content:
     tally: pd.DataFrame  # what became of every row and night
     quality: pd.DataFrame  # one row per person
     audit: pd.DataFrame  # the leak checks
+    made_from: dict[str, Any]  # raw files of each prepared part; see sources.Part
     costs: pd.DataFrame  # model, parameters, train_seconds, forecast_ms_per_night
     records: dict[str, dict[str, Any]]  # of the artifacts: data, task, training, seconds
     logs: dict[str, pd.DataFrame]

@@ -158,7 +158,7 @@ def _twice(data: _Data) -> tuple[int, str]:
     overlaps = data.overlaps
     pair = ["source", "subject", "other_source", "other_subject"]
     copies = overlaps[is_copy(overlaps)].drop_duplicates(pair)  # by the kind that finds more
-    return len(overlaps), _told(
+    return len(data.corpus.people), _told(
         [
             f"{row.shared_pct:.1f} % of the readings of {row.source}/{row.subject} are those of "
             f"{row.other_source}/{row.other_subject} too, {row.other_shared_pct:.1f} % of its own, "

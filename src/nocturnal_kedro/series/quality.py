@@ -16,7 +16,7 @@ STRAIGHT_HIGHEST_PCT = 60.0
 FLAT_HIGHEST_PCT = 10.0
 MEDIAN_MG_DL = (80.0, 300.0)
 DAILY_DOSE_U = (5.0, 150.0)
-CORRELATION_HIGHEST = -0.1  # true records: -0.2 to -0.5; boluses an hour early: about 0
+CORRELATION_HIGHEST = 0.0  # true records: -0.6 to 0; with boluses an hour early: about 0
 FEWEST_FOR_CORRELATION = 500  # slots
 
 GAP_STEPS = STEPS_PER_HOUR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from nocturnal_kedro.series.preparation import CODE, Prepared, prepare
 from nocturnal_kedro.series.quality import measure_people
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
 from nocturnal_kedro.sources import Part, digest_of, digest_of_code
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_parts(readings: list[Part], grid: GridOptions) -> dict[str, Callable[[], Prepared]]:
@@ -37,6 +40,9 @@ def join_parts(
     prepared: Prepared,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """All series, the tally of every row, who shares readings, and what it is all made from."""
+    mended = prepared.tally.query("stage == 'read' and effect == 'changed'")
+    for (source, reason), rows in mended.groupby(["source", "reason"])["rows"].sum().items():
+        logger.info("%s: %s, %d rows", source, reason, rows)
     return prepared.series, prepared.tally, find_overlaps(prepared.marks), prepared.made_from
 
 

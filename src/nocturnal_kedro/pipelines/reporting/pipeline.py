@@ -36,6 +36,7 @@ def create_pipeline(
                     "tally",
                     "quality",
                     "audit",
+                    "made_from",
                     "params:comparison",
                     "run_record",
                     *(name for kind in kinds for name in of_each(kind)),
