@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pandas as pd
 import pytest
 from kedro.framework.context import KedroContext
 from selenium.webdriver.common.by import By
@@ -27,7 +26,13 @@ pytestmark = pytest.mark.slow
 
 KEDRO = Path(sys.executable).parent / "kedro"
 FONTS = "fonts.googleapis.com"
-SHOWN = ("cost", "leaderboard", "run_record")  # what may be previewed: no row of it is a person's
+SHOWN = (
+    "audit",
+    "cost",
+    "leaderboard",
+    "made_from",
+    "run_record",
+)  # what may be previewed: no row of it is a person's
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +92,20 @@ def test_lineage_has_no_loose_end(lineage: str) -> None:
     assert [n["name"] for n in nodes if n["id"] not in feeding] == ["nocturnal_point.report"]
     data = [node for node in nodes if node["type"] == "data"]
     assert {n["name"] for n in data if n["layer"] is None} == set()
-    layers = ["raw", "primary", "model_input", "models", "model_output", "reporting"]
+    layers = [
+        "raw",
+        "intermediate",
+        "primary",
+        "model_input",
+        "models",
+        "model_output",
+        "reporting",
+    ]
     assert graph["layers"] == layers
 
 
 def test_lineage_serves_nobodys_rows(lineage: str, finished: tuple[Path, KedroContext]) -> None:
-    people = pd.read_csv(finished[0] / "05_model_input" / "splits.csv")["subject"].unique()
+    people = finished[1].catalog.load("splits")["subject"].unique()
     graph = fetch(f"{lineage}/api/main")
     previewed = set()
     for node in graph["nodes"]:
