@@ -26,13 +26,8 @@ pytestmark = pytest.mark.slow
 
 KEDRO = Path(sys.executable).parent / "kedro"
 FONTS = "fonts.googleapis.com"
-SHOWN = (
-    "audit",
-    "cost",
-    "leaderboard",
-    "made_from",
-    "run_record",
-)  # what may be previewed: no row of it is a person's
+# What may be previewed: no row of it is a person's.
+SHOWN = ("audit", "cost", "leaderboard", "run_record")
 
 
 @pytest.fixture(scope="module")
