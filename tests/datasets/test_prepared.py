@@ -1,5 +1,7 @@
 """What has not changed is not made again; what has is, and nothing else."""
 
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -60,10 +62,40 @@ def test_a_moved_folder_is_not_made_again(tmp_path: Path) -> None:
     assert made(tmp_path / "prepared", tmp_path / "two") == set()
 
 
+def test_a_folder_that_names_a_person_is_part_of_what_a_part_is(tmp_path: Path) -> None:
+    """A person renamed is another person, though every byte is the same; so is a person's twin."""
+    folder = tmp_path / "nightscout" / "alice"
+    folder.mkdir(parents=True)
+    entry = {"type": "sgv", "sgv": 120, "date": 1_700_000_000_000, "utcOffset": 60}
+    (folder / "entries.json").write_text(json.dumps([entry]))
+    dataset = PreparedDataset(filepath=str(tmp_path / "prepared"))
+
+    def people() -> list[str]:
+        dataset.save(prepare_parts(find_parts(["nightscout"], tmp_path, {}), GridOptions()))
+        return sorted(dataset.load().series["subject"].unique())
+
+    assert people() == ["alice"]
+    folder = folder.rename(folder.with_name("anna"))
+    assert people() == ["anna"]
+    shutil.copytree(folder, folder.with_name("bob"))
+    assert people() == ["anna", "bob"]
+
+
+def test_a_person_in_two_parts_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    again = tmp_path / "azt1d" / "CGM Records" / "Subject 2"
+    shutil.copytree(again.with_name("Subject 1"), again)
+    dataset = PreparedDataset(filepath=str(tmp_path / "prepared"))
+    dataset.save(prepare_parts(parts(tmp_path), GridOptions()))
+    with pytest.raises(DatasetError, match="source 'azt1d', subject '1' is in two parts"):
+        dataset.load()
+
+
 def test_options_and_stamp_tell_parts_without_files_apart() -> None:
     given = [simulated.Options(), simulated.Options(seed=3)]
     makers = [prepare_parts([Part("simulated", (), options)], GridOptions()) for options in given]
-    makers.append(prepare_parts([Part("simulated", (), given[0], "of 9:00")], GridOptions()))
+    later = Part("simulated", (), given[0], stamp="of 9:00")
+    makers.append(prepare_parts([later], GridOptions()))
     assert len({digest for maker in makers for digest in maker}) == 3
 
 
@@ -80,7 +112,8 @@ def test_what_is_loaded_is_what_was_made(tmp_path: Path) -> None:
     assert sorted(loaded.tally["rows"]) == sorted(r for p in direct for r in p.tally["rows"])
     assert sorted(loaded.marks["mark"]) == sorted(m for p in direct for m in p.marks["mark"])
     files = [name for part in loaded.made_from.values() for name in part["files"]]
-    assert files == ["Subject 9.csv", "Subject 10.csv"]
+    folder = "azt1d/CGM Records"
+    assert files == [f"{folder}/Subject {n}/Subject {n}.csv" for n in (9, 10)]
     assert all(
         len(part["files"][name]) == 64
         for part, name in zip(loaded.made_from.values(), files, strict=True)

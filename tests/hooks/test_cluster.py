@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from kedro.framework.context import KedroContext
+from kedro.runner import ParallelRunner
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.cluster import Cluster, ClusterOptions
@@ -49,6 +52,17 @@ def test_workers_are_closed_after_a_run_that_fails(run: Run, tmp_path: Path) -> 
 
     with pytest.raises(ValueError, match="No client"):
         default_client()
+
+
+def test_a_runner_of_processes_is_refused_with_workers(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ParallelRunner prepares parts .*cluster.kind=embedded"):
+        run(tmp_path, runner=ParallelRunner(), cluster={"kind": "local"})
+
+
+def test_no_worker_is_started_for_parts_that_are_there(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, pipeline="data_processing")
+    never = {"kind": "slurm", "start_seconds": 1}  # would fail where there is no SLURM
+    run(tmp_path, pipeline="data_processing", cluster=never)
 
 
 @pytest.mark.parametrize("kind", ["local", "slurm"])
@@ -106,29 +120,46 @@ def jobs(environment: dict[str, str]) -> list[str]:
     return [line.split()[0] for line in told.stdout.splitlines() if "RUNNING" in line]
 
 
+def write_people(root: Path, people: int) -> None:
+    """Files like those of azt1d, a part each, large enough that a worker is busy for a while."""
+    draw = np.random.default_rng(0)
+    times = pd.date_range("2024-01-01", periods=200 * 288, freq="5min").astype(str)
+    for number in range(1, people + 1):
+        folder = root / "azt1d" / "CGM Records" / f"Subject {number}"
+        folder.mkdir(parents=True)
+        glucose = 140 + (np.cumsum(draw.normal(0, 2, len(times))) % 60).astype(int)
+        frame = pd.DataFrame({"EventDateTime": times, "Basal": 0.8, "CGM": glucose})
+        frame = frame.assign(TotalBolusInsulinDelivered="", CarbSize="")
+        frame.to_csv(folder / f"Subject {number}.csv", index=False)
+
+
 @pytest.mark.slow
 def test_jobs_of_slurm_give_the_same_corpus_though_they_are_lost(
     slurm: dict[str, str], run: Run, tmp_path: Path
 ) -> None:
-    """Every job is cancelled in the middle of its work; new ones are submitted and do it again."""
-    options = {"subjects": 120, "days": 40}
-    people = {f"source_options.simulated.{name}": value for name, value in options.items()}
-    running = start(tmp_path, slurm, **people)
+    """Every job is cancelled in the middle of its work; new ones are submitted and do the rest."""
+    write_people(tmp_path, people=24)
+    source = {"sources": "azt1d", "raw_root": str(tmp_path)}
+    running = start(tmp_path, slurm, **source)
     assert running.stdout
-    told = []
+    told, lost, done = [], [], []
     for line in running.stdout:
         told.append(line)
-        if "0 of 1 parts are unchanged" in line:  # the workers are there and begin
-            time.sleep(1)
+        if "0 of 24 parts are unchanged" in line:  # the workers are there and begin
+            prepared = tmp_path / "data" / "02_intermediate" / "prepared"
+            while len(done) < 3:
+                time.sleep(0.05)
+                done = list(prepared.glob("*/made_from.json"))
             lost = jobs(slurm)
             subprocess.run(["scancel", *lost], env=slurm, check=True)
     assert running.wait(timeout=300) == 0, "".join(told)
     assert lost
+    assert len(done) < 24
     logs = {path.stem for path in (tmp_path / "log").glob("dask-worker-*.err")}
     assert len(logs) > len(lost)  # others were started in their place
     assert jobs(slurm) == []  # and all are gone at the end
-    here = run(tmp_path / "here", pipeline="data_processing", source_options={"simulated": options})
-    there = run(tmp_path / "data", pipeline="data_processing", nodes=["split_people"])
+    here = run(tmp_path / "here", pipeline="data_processing", **source)
+    there = run(tmp_path / "data", pipeline="data_processing", nodes=["split_people"], **source)
     assert fingerprint(there) == fingerprint(here)
 
 

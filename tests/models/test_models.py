@@ -8,7 +8,7 @@ import torch
 from nocturnal_kedro import plugins
 from nocturnal_kedro.models import QUANTILE_LEVELS
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.origins import Task, segment_starts
+from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
 from nocturnal_kedro.training.loop import pointwise_loss
 
@@ -22,7 +22,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def batch(corpus: Corpus, splits: pd.DataFrame, task: Task) -> Batch:
     scaler = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
-    gatherer = WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task)
+    gatherer = WindowGatherer(corpus, splits, scaler, task)
     first = int(corpus.people["first"].iloc[1])
     return gatherer.gather(torch.arange(first + 700, first + 2300, 400))
 

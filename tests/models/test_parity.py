@@ -10,7 +10,7 @@ import torch
 from nocturnal_kedro import plugins
 from nocturnal_kedro.models import QUANTILE_LEVELS
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.origins import Task, segment_starts
+from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import CONTEXT_CHANNELS, Batch, Scaler, WindowGatherer
 
 
@@ -18,7 +18,7 @@ from nocturnal_kedro.series.windows import CONTEXT_CHANNELS, Batch, Scaler, Wind
 def batch(corpus: Corpus, splits: pd.DataFrame, task: Task) -> Batch:
     """Four windows with holes: in glucose, and no insulin at all in the last one."""
     scaler = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
-    gatherer = WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task)
+    gatherer = WindowGatherer(corpus, splits, scaler, task)
     first = int(corpus.people["first"].iloc[1])
     batch = gatherer.gather(torch.arange(first + 700, first + 2300, 400))
     seen, known = batch.context_observed_BLC.clone(), batch.future_observed_BHF.clone()

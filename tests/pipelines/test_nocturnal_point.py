@@ -262,6 +262,8 @@ def test_threads_give_the_same_numbers(
             r"splits.source_shares 'azt1d'; known: sim",
         ),
         ({"splits": {"hold_out": "simulated"}}, "nobody is left to train on"),
+        ({"source_options": {"gluroo": {"url": "postgresql://a:b@c/d"}}}, "'url' is a secret"),
+        ({"source_options": {"simulatd": {}}}, r"unknown source 'simulatd'.*'simulated'"),
         ({"cluster": {"kind": "slrm"}}, r"parameter 'cluster': 'kind'.*'embedded', 'local' or"),
     ],
 )

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series import audit as audit_module
+from nocturnal_kedro.series import windows
 from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_audited, require_passed
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
 from nocturnal_kedro.series.grid import order_readings
@@ -136,9 +136,8 @@ def test_a_scaler_fitted_to_everything(
 def test_training_windows_that_reach_across_a_boundary(
     clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As if training's gatherer did not know where a split begins."""
     monkeypatch.setattr(
-        audit_module,
-        "segment_starts",
-        lambda corpus, splits: np.zeros(len(corpus.late_T), np.int64),
+        windows, "segment_starts", lambda corpus, splits: np.zeros(len(corpus.late_T), np.int64)
     )
     assert "training windows hold rows from outside training" in failed(clean)

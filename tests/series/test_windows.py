@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
-from nocturnal_kedro.series.origins import Task, build_origins, origin_rows, segment_starts
+from nocturnal_kedro.series.origins import Task, build_origins, origin_rows
 from nocturnal_kedro.series.physiology import Physiology, action_kernels
 from nocturnal_kedro.series.schema import Readings, make_tally
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
@@ -23,7 +23,7 @@ SCALER = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
 
 
 def gatherer_of(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGatherer:
-    return WindowGatherer(corpus, segment_starts(corpus, splits), SCALER, task)
+    return WindowGatherer(corpus, splits, SCALER, task)
 
 
 @pytest.mark.parametrize("seconds_late", [0, 140, -140])

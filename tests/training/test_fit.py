@@ -9,10 +9,10 @@ from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, build_origins, data_fingerprint, rows_of_split
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.series.windows import fit_scaler
 from nocturnal_kedro.training.fit import (
     fit_baseline,
     fit_model,
-    fit_scaler,
     forecast,
     near_anchor,
     trained_people,

@@ -7,7 +7,7 @@ from torch import nn
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.origins import Task, eligible_rows, segment_starts
+from nocturnal_kedro.series.origins import Task, eligible_rows
 from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
 from nocturnal_kedro.training.device import require_device
 from nocturnal_kedro.training.loop import (
@@ -36,7 +36,7 @@ class Line(nn.Module):
 @pytest.fixture(scope="module")
 def gatherer(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGatherer:
     scaler = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
-    return WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task)
+    return WindowGatherer(corpus, splits, scaler, task)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pandas as pd
 from kedro.io import AbstractDataset
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.grid import join_series
+from nocturnal_kedro.series.grid import join_series, with_same_categories
 from nocturnal_kedro.series.preparation import Prepared
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class PreparedDataset(AbstractDataset[Makers, Prepared]):
         import dask
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        absent = {digest: make for digest, make in data.items() if not self._part(digest).exists()}
+        absent = self.absent(data)
         logger.info("%d of %d parts are unchanged", len(data) - len(absent), len(data))
         make_and_write = dask.delayed(_make_and_write, pure=False)
         dask.compute(*(make_and_write(self._part(digest), make) for digest, make in absent.items()))
@@ -46,18 +46,22 @@ class PreparedDataset(AbstractDataset[Makers, Prepared]):
         fresh.write_text(json.dumps(list(data)))
         fresh.rename(self._folder / "current.json")
 
+    def absent(self, data: Makers) -> Makers:
+        """Those parts that are not there yet."""
+        return {digest: make for digest, make in data.items() if not self._part(digest).exists()}
+
     def load(self) -> Prepared:
         digests = json.loads((self._folder / "current.json").read_text())
         parts = [_read(self._part(digest)) for digest in digests]
         return Prepared(
             series=join_series([part.series for part in parts]),
             tally=pd.concat([part.tally for part in parts], ignore_index=True),
-            marks=_concat([part.marks for part in parts]),
+            marks=pd.concat(with_same_categories([part.marks for part in parts])),
             made_from={digest: part.made_from for digest, part in zip(digests, parts, strict=True)},
         )
 
     def _part(self, digest: str) -> Path:
-        return self._folder / digest[:32]
+        return self._folder / digest[:32]  # half of it is enough, and fits a file manager
 
     def _exists(self) -> bool:
         return (self._folder / "current.json").exists()
@@ -76,10 +80,12 @@ def _make_and_write(folder: Path, make: Callable[[], Prepared]) -> None:
     prepared.marks.to_parquet(fresh / "marks.parquet", index=False)
     prepared.tally.to_csv(fresh / "tally.csv", index=False)
     (fresh / "made_from.json").write_text(json.dumps(prepared.made_from, indent=2))
-    if folder.exists():  # another worker was taken for lost, and was not
-        shutil.rmtree(fresh)
-    else:
+    try:
         fresh.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(fresh)  # another worker was taken for lost, and was not
 
 
 def _read(folder: Path) -> Prepared:
@@ -95,9 +101,3 @@ def _read(folder: Path) -> Prepared:
             f"the prepared part '{folder}' is damaged ({error}). Delete that folder and run "
             f"data_processing again: it is made anew from the raw files."
         ) from error
-
-
-def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Categories by their names: those of different parts differ."""
-    names = [frame.astype({"source": str, "subject": str, "kind": str}) for frame in frames]
-    return pd.concat(names, ignore_index=True)

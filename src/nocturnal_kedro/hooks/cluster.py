@@ -13,12 +13,13 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from pydantic import BaseModel, Field
 
-from nocturnal_kedro.errors import InputError, validated
+from nocturnal_kedro.datasets import PreparedDataset
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 
 logger = logging.getLogger(__name__)
 
-PARAMETER = "cluster"
+PARAMETER, PREPARED = "cluster", "prepared"
 INSTALL = 'pip install "nocturnal-kedro[cluster]"'
 
 
@@ -40,24 +41,41 @@ class ClusterOptions(BaseModel, extra="forbid", frozen=True):
 
 
 class Cluster:
-    """Opens the workers before a run that prepares parts, and closes them after it."""
+    """Opens the workers when there are parts to prepare, and closes them as soon as they are."""
 
     def __init__(self) -> None:
+        self._options = ClusterOptions()
+        self._prepared: PreparedDataset | None = None
         self._open: list[Any] = []  # closed in reverse
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        if "prepared" not in pipeline.all_outputs():
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        self._prepared = None
+        if PREPARED not in pipeline.all_outputs():
             return
-        with told_on_the_command_line():
-            given = catalog.load(f"params:{PARAMETER}")
-            options = validated(ClusterOptions, given, f"parameter '{PARAMETER}'")
-            if options.kind != "embedded":
-                self._start(options)
+        self._options = ClusterOptions.model_validate(catalog.load(f"params:{PARAMETER}"))
+        if self._options.kind == "embedded":
+            return
+        if "ParallelRunner" in str(run_params["runner"]):
+            with told_on_the_command_line():
+                raise InputError(
+                    f"--runner=ParallelRunner prepares parts in a process that has no workers: run "
+                    f"data_processing by itself without it, or with cluster.kind=embedded instead "
+                    f"of {self._options.kind}."
+                )
+        self._prepared = catalog[PREPARED]  # type: ignore[assignment]
 
     @hook_impl
-    def after_pipeline_run(self) -> None:
-        self._close()
+    def before_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        if dataset_name == PREPARED and self._prepared and self._prepared.absent(data):
+            self._start(self._options)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        if dataset_name == PREPARED:
+            self._close()
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self) -> None:

@@ -100,11 +100,24 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
                 f"model '{name}' has no line under model_options. Add `{name}: {{}}` there, in "
                 f"conf/base/parameters.yml."
             )
+    _require_no_secret(parameters.get("source_options", shared["source_options"]))
     validated(ClusterOptions, parameters["cluster"], "parameter 'cluster'")
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
     for name, record in records.items():
         if isinstance(record, type) and issubclass(record, BaseModel):
             validated(record, parameters[name], f"parameter '{name}'")
+
+
+def _require_no_secret(source_options: dict[str, Any]) -> None:
+    """What is typed as a parameter is recorded and shown: a secret comes from the environment."""
+    for source, given in source_options.items():
+        options: type[BaseModel] = plugins.load("source", source).Options
+        for name, field in options.model_fields.items():
+            if "SecretStr" in str(field.annotation) and name in (given or {}):
+                raise InputError(
+                    f"source '{source}', option '{name}' is a secret, and parameters are recorded. "
+                    f"Give it by the environment variable named in conf/base/credentials.yml."
+                )
 
 
 def _require_made(needed: set[str], catalog: DataCatalog) -> None:

@@ -22,7 +22,6 @@ from nocturnal_kedro.series.origins import (
     eligible_rows,
     origin_rows,
     rows_of_split,
-    segment_starts,
 )
 from nocturnal_kedro.series.overlap import is_copy
 from nocturnal_kedro.series.physiology import OF_CARBS, OF_INSULIN, Physiology, act
@@ -57,7 +56,7 @@ def audit_leaks(
 
     `data` is the fingerprint of what was audited. `require_passed` turns a failure into an error.
     """
-    from nocturnal_kedro.series.windows import Scaler
+    from nocturnal_kedro.series.windows import fit_scaler
 
     draw = np.random.default_rng(options.seed)
     train_rows = eligible_rows(corpus, splits, task, "train")
@@ -69,8 +68,7 @@ def audit_leaks(
         overlaps=overlaps,
         task=task,
         physiology=physiology,
-        scaler=Scaler.fit(corpus, rows_of_split(corpus, splits, "train")),
-        starts=segment_starts(corpus, splits),
+        scaler=fit_scaler(corpus, splits),
         sample=origins.iloc[_choose(draw, len(origins), options.origins)],
         train_rows=train_rows[_choose(draw, len(train_rows), options.train_windows)],
     )
@@ -115,7 +113,6 @@ class _Data:
     task: Task
     physiology: Physiology
     scaler: Scaler
-    starts: np.ndarray
     sample: pd.DataFrame  # of the origins
     train_rows: np.ndarray
 
@@ -125,7 +122,7 @@ class _Data:
 
         from nocturnal_kedro.series.windows import WindowGatherer
 
-        gatherer = WindowGatherer(corpus or self.corpus, self.starts, self.scaler, self.task)
+        gatherer = WindowGatherer(corpus or self.corpus, self.splits, self.scaler, self.task)
         return gatherer.gather(torch.from_numpy(rows))
 
 
@@ -226,14 +223,14 @@ def _future(data: _Data) -> tuple[int, str]:
 
 
 def _training(data: _Data) -> tuple[int, str]:
-    from nocturnal_kedro.series.windows import Scaler
+    from nocturnal_kedro.series.windows import fit_scaler
 
     corpus, train = data.corpus, rows_of_split(data.corpus, data.splits, "train")
     outside = np.ones(len(corpus.late_T), bool)
     outside[train] = False
     spoiled = _spoil(corpus, outside)
     found = []
-    if Scaler.fit(spoiled, train) != data.scaler:
+    if fit_scaler(spoiled, data.splits) != data.scaler:
         found.append("the scaler moves with rows outside training")
     if len(data.train_rows):
         before, after = data.gather(data.train_rows), data.gather(data.train_rows, spoiled)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,6 @@ from nocturnal_kedro.series.schema import (
 )
 
 STEP_NS = STEP_MINUTES * 60 * 10**9
-NS_PER_HOUR = 3600 * 10**9
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -126,11 +126,7 @@ def join_series(frames: list[pd.DataFrame]) -> pd.DataFrame:
             "no glucose reading in any source: every person was dropped. Look at the raw files, "
             "their units and the tally of what was dropped."
         )
-    names = {
-        key: pd.CategoricalDtype(sorted(set().union(*(set(f[key].cat.categories) for f in frames))))
-        for key in ("source", "subject")
-    }
-    frames = [frame.astype(names) for frame in frames]
+    frames = with_same_categories(frames)
     # A part is sorted within itself, so that sorting its people sorts all.
     people = []
     for number, frame in enumerate(frames):
@@ -138,10 +134,25 @@ def join_series(frames: list[pd.DataFrame]) -> pd.DataFrame:
         keys = frame.iloc[starts][["source", "subject"]].astype(str).itertuples(index=False)
         ends = np.append(starts[1:], len(frame))
         people += [(*key, number, rows) for key, *rows in zip(keys, starts, ends, strict=True)]
+    people.sort()
+    for (*person, _, _), (*following, _, _) in pairwise(people):
+        if person == following:
+            raise InputError(
+                f"source '{person[0]}', subject '{person[1]}' is in two parts of its files, and a "
+                f"part holds whole people. Give that person one file, or two names."
+            )
     return pd.concat(
-        [frames[number].iloc[slice(*rows)] for *_, number, rows in sorted(people)],
-        ignore_index=True,
+        [frames[number].iloc[slice(*rows)] for *_, number, rows in people], ignore_index=True
     )
+
+
+def with_same_categories(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The frames with one set of categories each for source and subject: they can be joined."""
+    names = {
+        key: pd.CategoricalDtype(sorted(set().union(*(set(f[key].cat.categories) for f in frames))))
+        for key in ("source", "subject")
+    }
+    return [frame.astype(names) for frame in frames]
 
 
 def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -168,11 +179,11 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
     count.of("noted", "slots with a glucose reading", slots.person_T[observed_T])
 
     basal_T = _basal_rate(ordered, slots, count)
-    bolus, carbs, steps, heart_rate = (
-        _inside(_plausible(ordered.others[name], name, count), slots, name, count)
-        for name in ordered.others
-    )
-    bolus_T = _amounts(bolus, slots, recorded_T=~np.isnan(basal_T))
+    placed = {
+        name: _inside(_plausible(entries, name, count), slots, name, count)
+        for name, entries in ordered.others.items()
+    }
+    bolus_T = _amounts(placed["bolus_u"], slots, recorded_T=~np.isnan(basal_T))
     days_P = np.maximum(slots.slots_P / STEPS_PER_DAY, 1.0)
     bolus_u_P = np.bincount(slots.person_T, np.nan_to_num(bolus_T), len(count))
     flagged_P = bolus_u_P / days_P > options.bolus_highest_u_day
@@ -189,9 +200,9 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
             "glucose_late": _any(row_N[glucose.time_N > nearest_N * STEP_NS], slots.length),
             "basal_u_h": basal_T,
             "bolus_u": bolus_T,
-            "carbs_g": _amounts(carbs, slots, recorded_T=np.zeros(slots.length, bool)),
-            "steps": _sums(steps, slots.length)[0],
-            "heart_rate": _means(heart_rate, slots.length),
+            "carbs_g": _amounts(placed["carbs_g"], slots, recorded_T=np.zeros(slots.length, bool)),
+            "steps": _sums(placed["steps"], slots.length)[0],
+            "heart_rate": _means(placed["heart_rate"], slots.length),
             "insulin_flagged": flagged_P[slots.person_T],
         },
         copy=False,

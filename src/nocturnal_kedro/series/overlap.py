@@ -26,7 +26,6 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64 (Steele et al., OOPSLA 201
 
 Marks = NDArray[np.uint64]
 
-MARK_COLUMNS = ("source", "subject", "kind", "mark", "time")
 OVERLAP_COLUMNS = (
     "source", "subject", "other_source", "other_subject", "kind",
     "shared_pct", "other_shared_pct", "start", "end",
@@ -34,7 +33,10 @@ OVERLAP_COLUMNS = (
 
 
 def mark_readings(ordered: Ordered) -> pd.DataFrame:
-    """The marks of a source's glucose readings, in MARK_COLUMNS; `kind` moment or stretch."""
+    """Marks of a source's glucose readings: source, subject, kind, mark (uint64), time.
+
+    `kind` is moment or stretch; the time of a stretch is that of its first reading.
+    """
     person_N, time_N, value_N = ordered.glucose
     # In whole tenths of mmol/L a copy that was converted with 18 instead of 18.0182 is the same.
     whole_N = np.rint(value_N / MG_DL_PER_MMOL_L * 10).astype(np.int64).view(np.uint64)
@@ -53,11 +55,11 @@ def find_overlaps(marks: pd.DataFrame) -> pd.DataFrame:
     `end` are the person's first and last of them. What chance makes is listed too, with its small
     share; see `is_copy`.
     """
-    names = marks[["source", "subject"]].astype(str).agg("\x1f".join, axis=1)
-    person, people = pd.factorize(names, sort=True)
+    people = marks.groupby(["source", "subject"], observed=True)
+    names = list(people.groups)
     marks = pd.DataFrame(
         {
-            "person": person,
+            "person": people.ngroup().to_numpy(),
             "kind": marks["kind"].astype(str),
             "mark": marks["mark"].to_numpy(),
             "time": marks["time"].to_numpy(),
@@ -76,10 +78,9 @@ def find_overlaps(marks: pd.DataFrame) -> pd.DataFrame:
         of_whom = pd.MultiIndex.from_frame(shared[["kind", key]])
         shared[column] = 100 * shared["marks"] / totals.reindex(of_whom).to_numpy()
     shared = shared.sort_values("shared_pct", ascending=False, kind="stable")
-    split = [name.split("\x1f") for name in people]
     for key, prefix in (("person", ""), ("person_other", "other_")):
-        shared[prefix + "source"] = [split[code][0] for code in shared[key]]
-        shared[prefix + "subject"] = [split[code][1] for code in shared[key]]
+        shared[prefix + "source"] = [names[code][0] for code in shared[key]]
+        shared[prefix + "subject"] = [names[code][1] for code in shared[key]]
     # Each pair once, from the side whose share is the larger.
     first = shared["shared_pct"] > shared["other_shared_pct"]
     tie = (shared["shared_pct"] == shared["other_shared_pct"]) & (

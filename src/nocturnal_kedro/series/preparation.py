@@ -14,7 +14,7 @@ from nocturnal_kedro.series.overlap import mark_readings
 from nocturnal_kedro.series.schema import Readings
 
 # What a prepared part follows from, beside the raw files and their reader.
-CODE = tuple(Path(str(module.__file__)) for module in (grid, overlap, schema))
+CODE = (Path(__file__), *(Path(str(module.__file__)) for module in (grid, overlap, schema)))
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, fourier_clock
-from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.origins import Task, rows_of_split, segment_starts
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 
 # What a model sees of the past, and, from the second on, of the future. The future of insulin and
@@ -22,7 +23,9 @@ from nocturnal_kedro.series.schema import STEPS_PER_DAY
 CONTEXT_CHANNELS = ("glucose_mg_dl", "iob_u", "cob_g", "clock_sin", "clock_cos")
 FUTURE_CHANNELS = CONTEXT_CHANNELS[1:]
 _SCALED = 3  # the first channels are scaled; the clock is not
-_AMOUNTS = slice(CHANNELS.index("insulin_u"), CHANNELS.index("carbs_g") + 1)
+# Of the corpus a window needs those, and the amounts that the decay-only future follows from.
+_GATHERED = [CHANNELS.index(name) for name in (*CONTEXT_CHANNELS[:_SCALED], "insulin_u", "carbs_g")]
+_AMOUNTS = slice(_SCALED, _SCALED + 2)
 
 
 class Batch(NamedTuple):
@@ -46,8 +49,9 @@ class Scaler:
     @classmethod
     def fit(cls, corpus: Corpus, train_rows: np.ndarray) -> Scaler:
         """Over the observed values in `train_rows`; a channel never observed keeps 0 and 1."""
-        values = corpus.values_TC[train_rows, :_SCALED].astype(np.float64)
-        observed = corpus.observed_TC[train_rows, :_SCALED]
+        scaled = _GATHERED[:_SCALED]
+        values = corpus.values_TC[train_rows][:, scaled].astype(np.float64)
+        observed = corpus.observed_TC[train_rows][:, scaled]
         count = np.maximum(observed.sum(axis=0), 1)
         mean = (values * observed).sum(axis=0) / count
         variance = (((values - mean) ** 2) * observed).sum(axis=0) / count
@@ -59,17 +63,22 @@ class Scaler:
         return scaled * self.std[0] + self.mean[0]
 
 
+def fit_scaler(corpus: Corpus, splits: pd.DataFrame) -> Scaler:
+    """The scaler of the training rows, and of no other row."""
+    return Scaler.fit(corpus, rows_of_split(corpus, splits, "train"))
+
+
 class WindowGatherer:
     """Holds the corpus on a device and gathers batches of windows from it.
 
-    `segment_starts` (T,) says for every row where its split begins: the context before it reads
-    as unobserved, so no window reaches across a boundary.
+    Before the start of the split that a row lies in, its context reads as unobserved, so that no
+    window reaches across a boundary.
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        segment_starts: np.ndarray,
+        splits: pd.DataFrame,
         scaler: Scaler,
         task: Task,
         device: torch.device | str = "cpu",
@@ -83,12 +92,12 @@ class WindowGatherer:
         self.scaler = scaler
         self.device = torch.device(device)
         clock_D2 = fourier_clock(np.arange(STEPS_PER_DAY)).astype(np.float32)
-        self._values_TC = torch.from_numpy(corpus.values_TC).to(device)
-        self._observed_TC = torch.from_numpy(corpus.observed_TC).to(device)
+        self._values_TC = torch.from_numpy(corpus.values_TC[:, _GATHERED]).to(device)
+        self._observed_TC = torch.from_numpy(corpus.observed_TC[:, _GATHERED]).to(device)
         self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T.astype(np.int64)).to(device)
-        self._segment_start_T = torch.from_numpy(segment_starts).to(device)
+        self._segment_start_T = torch.from_numpy(segment_starts(corpus, splits)).to(device)
         self._people_last = corpus.people["last"].to_numpy()
         people_last = np.repeat(
             self._people_last, (corpus.people["last"] - corpus.people["first"]).to_numpy()
@@ -174,6 +183,3 @@ def _decay_matrices(kernels_2K: np.ndarray, horizon: int) -> np.ndarray:
     age_KH = np.arange(steps)[::-1, None] + np.arange(1, horizon + 1)
     padded_2A = np.pad(kernels_2K, ((0, 0), (0, horizon)))
     return np.ascontiguousarray(padded_2A[:, age_KH])
-
-
-assert CHANNELS[:_SCALED] == CONTEXT_CHANNELS[:_SCALED]

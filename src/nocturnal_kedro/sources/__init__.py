@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from nocturnal_kedro import plugins
+from nocturnal_kedro.series import preparation
+from nocturnal_kedro.series.grid import GridOptions
 from nocturnal_kedro.series.schema import Readings
 
 Files = tuple[Path, ...]
@@ -36,6 +37,7 @@ class Part:
     source: str
     files: Files
     options: BaseModel
+    root: Path = Path()  # that the files' names count from: a folder's name may be a person's
     stamp: str = ""
 
     def read(self) -> Readings:
@@ -60,25 +62,18 @@ class Part:
         """The first file, to say where."""
         return f"'{self.files[0]}'" if self.files else "no file"
 
-    @cached_property
-    def made_from(self) -> dict[str, Any]:
-        """What the readings follow from: each file's SHA-256, the options, the reader's code."""
-        module = plugins.load("source", self.source)
-        assert module.__file__
-        code = Path(module.__file__)
+    def made_from(self, grid: GridOptions) -> dict[str, Any]:
+        """What the prepared part follows from: each file's SHA-256, options, code and libraries."""
+        reader = Path(str(plugins.load("source", self.source).__file__))
         return {
             "source": self.source,
-            "files": {str(name): _sha256(file) for name, file in self._named_files()},
+            "files": {file.relative_to(self.root).as_posix(): _sha256(file) for file in self.files},
             "options": self.options.model_dump(mode="json"),
             "stamp": self.stamp,
-            "code": digest_of_code(code, *sorted(code.parent.glob("_*.py"))),
+            "grid": grid.model_dump(mode="json"),
+            "code": _sha256(reader, *sorted(reader.parent.glob("_*.py")), *preparation.CODE),
+            "libraries": {name: version(name) for name in ("numpy", "pandas", "pyarrow")},
         }
-
-    def _named_files(self) -> list[tuple[Path, Path]]:
-        """Each file after its name below the folder that holds all: a moved folder is the same."""
-        parents = [str(file.absolute().parent) for file in self.files]
-        above = os.path.commonpath(parents) if parents else ""
-        return [(file.absolute().relative_to(above), file) for file in self.files]
 
 
 def find_parts(names: Sequence[str], root: Path, given: dict[str, dict[str, Any]]) -> list[Part]:
@@ -90,25 +85,22 @@ def find_parts(names: Sequence[str], root: Path, given: dict[str, dict[str, Any]
         plugins.require("source", name)
     parts = []
     for name in dict.fromkeys(names):
-        module, options = (
-            plugins.load("source", name),
-            plugins.options("source", name, given.get(name)),
-        )
+        module = plugins.load("source", name)
+        options = plugins.options("source", name, given.get(name))
         stamp = module.stamp(options) if hasattr(module, "stamp") else ""
-        parts += [Part(name, tuple(files), options, stamp) for files in module.find(root, options)]
+        for files in module.find(root, options):
+            parts.append(Part(name, tuple(files), options, root, stamp))
     return parts
 
 
-def digest_of_code(*files: Path) -> str:
-    """SHA-256 over source files: what a cached result was made by."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def digest_of(made_from: dict[str, Any]) -> str:
+    """SHA-256 over what a part is made from: equal parts are made once."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def digest_of(record: dict[str, Any]) -> str:
-    """SHA-256 over a record that JSON can hold."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

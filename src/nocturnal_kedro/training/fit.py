@@ -22,10 +22,9 @@ from nocturnal_kedro.series.origins import (
     origin_rows,
     require_frozen,
     rows_of_split,
-    segment_starts,
 )
 from nocturnal_kedro.series.schema import STEPS_PER_DAY, STEPS_PER_HOUR
-from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
+from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer, fit_scaler
 from nocturnal_kedro.training.device import TORCH_NAME, require_device
 from nocturnal_kedro.training.loop import train
 from nocturnal_kedro.training.options import Training
@@ -165,11 +164,6 @@ def forecast(
     return frame, seconds
 
 
-def fit_scaler(corpus: Corpus, splits: pd.DataFrame) -> Scaler:
-    """The scaler of the training rows, and of no other row."""
-    return Scaler.fit(corpus, rows_of_split(corpus, splits, "train"))
-
-
 def trained_people(splits: pd.DataFrame) -> tuple[str, ...]:
     """'source/subject' of everybody with a training segment."""
     train = splits[splits["split"] == "train"]
@@ -187,7 +181,7 @@ def _gatherer(
     corpus: Corpus, splits: pd.DataFrame, task: Task, scaler: Scaler, device: str
 ) -> WindowGatherer:
     require_device(device)
-    return WindowGatherer(corpus, segment_starts(corpus, splits), scaler, task, TORCH_NAME[device])
+    return WindowGatherer(corpus, splits, scaler, task, TORCH_NAME[device])
 
 
 def _require_windows(name: str, train_rows: np.ndarray, validation_rows: np.ndarray) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pandas as pd
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_passed
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions
 from nocturnal_kedro.series.origins import Task, build_origins
 from nocturnal_kedro.series.overlap import find_overlaps
 from nocturnal_kedro.series.physiology import Physiology
-from nocturnal_kedro.series.preparation import CODE, Prepared, prepare
+from nocturnal_kedro.series.preparation import Prepared, prepare
 from nocturnal_kedro.series.quality import measure_people
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
-from nocturnal_kedro.sources import Part, digest_of, digest_of_code
+from nocturnal_kedro.sources import Part, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,16 @@ def prepare_parts(readings: list[Part], grid: GridOptions) -> dict[str, Callable
 
     The catalog makes those that are not there yet, on as many workers as there are.
     """
-    code = digest_of_code(*CODE)
     makers: dict[str, Callable[[], Prepared]] = {}
     for part in readings:
-        made_from = part.made_from | {"grid": grid.model_dump(), "grid_code": code}
-        makers[digest_of(made_from)] = partial(_prepare_part, part, grid, made_from)
+        made_from = part.made_from(grid)
+        digest = digest_of(made_from)
+        if digest in makers:
+            raise InputError(
+                f"source '{part.source}': {part.name} is read twice with the same options. Name "
+                f"each source once."
+            )
+        makers[digest] = partial(_prepare_part, part, grid, made_from)
     return makers
 
 
