@@ -96,7 +96,7 @@ ERRORS: list[tuple[str, Fault, dict[str, Any], str]] = [
     ("empty file", lambda f: b"", {}, r"mine.csv': .*empty"),
     ("binary file", lambda f: bytes(range(256)) * 9, {}, r"mine.csv': .*(no text|cut short)"),
     ("file cut short", cut, {}, r"mine.csv': .*cut short"),
-    ("no rows", lambda f: f.iloc[:0], {}, "no glucose reading in any source"),
+    ("no rows", lambda f: f.iloc[:0], {}, "no row below the names"),
     ("no column", lambda f: f.drop(columns="glucose"), {}, r"no column 'glucose'; it has: time, "),
     ("other separator", lambda f: text(f).replace(b",", b";"), {}, r"no column 'subject'"),
     ("column named that is not there", lambda f: f, {"columns": {"bolus": "dose"}}, "no column 'dose'"),

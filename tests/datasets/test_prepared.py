@@ -5,6 +5,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from kedro.io import DatasetError
@@ -14,6 +15,7 @@ from nocturnal_kedro.pipelines.data_processing.nodes import prepare_parts
 from nocturnal_kedro.series.grid import GridOptions
 from nocturnal_kedro.series.preparation import Prepared
 from nocturnal_kedro.sources import Part, find_parts, simulated
+from tests.conftest import Run
 
 HEADER = "EventDateTime,Basal,TotalBolusInsulinDelivered,CarbSize,CGM"
 
@@ -142,3 +144,30 @@ def test_a_part_that_fails_leaves_the_last_run_whole(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no more"):
         dataset.save({"f" * 64: partial(_fail, "no more")})
     pd.testing.assert_frame_equal(dataset.load().series, before)
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "007", "1e3", "a b", "é/x"])
+def test_any_name_is_a_persons_name(run: Run, tmp_path: Path, name: str) -> None:
+    """Also through the tables: pandas would take some of them for a missing cell or a number."""
+    times = pd.date_range("2024-01-01", periods=12 * 288, freq="5min")
+    draw = np.random.default_rng(0)
+    people = [
+        pd.DataFrame(
+            {"subject": subject, "time": times, "glucose": draw.uniform(80, 240, len(times))}
+        )
+        for subject in (name, "b", "c", "d")
+    ]
+    folder = tmp_path / "raw" / "tidy"
+    folder.mkdir(parents=True)
+    pd.concat(people).to_csv(folder / "mine.csv", index=False)
+    context = run(
+        tmp_path / "data", pipeline="data_processing", sources="tidy",
+        raw_root=str(tmp_path / "raw"), cohort={"exclude": "tidy/d"},
+    )  # fmt: skip
+    for table in ("splits", "origins", "quality", "tally"):
+        subjects = context.catalog.load(table)["subject"]
+        assert {name, "b", "c"} <= set(subjects), table
+    assert set(context.catalog.load("corpus").people["subject"]) == {name, "b", "c"}
+    tally = context.catalog.load("tally")
+    left_out = tally[tally["reason"].str.contains("left out by cohort.exclude")]
+    assert left_out["subject"].tolist() == ["d"]

@@ -262,6 +262,7 @@ def test_threads_give_the_same_numbers(
             r"splits.source_shares 'azt1d'; known: sim",
         ),
         ({"splits": {"hold_out": "simulated"}}, "nobody is left to train on"),
+        ({"cohort": {"exclude": "simulated/sim-01"}}, r"cohort.exclude .*Did you mean 'simulated/"),
         ({"source_options": {"gluroo": {"url": "postgresql://a:b@c/d"}}}, "'url' is a secret"),
         ({"source_options": {"simulatd": {}}}, r"unknown source 'simulatd'.*'simulated'"),
         ({"cluster": {"kind": "slrm"}}, r"parameter 'cluster': 'kind'.*'embedded', 'local' or"),

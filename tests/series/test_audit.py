@@ -9,9 +9,15 @@ import pytest
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series import windows
-from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_audited, require_passed
-from nocturnal_kedro.series.corpus import CHANNELS, Corpus
-from nocturnal_kedro.series.grid import order_readings
+from nocturnal_kedro.series.audit import (
+    Audited,
+    AuditOptions,
+    audit_leaks,
+    require_audited,
+    require_passed,
+)
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
+from nocturnal_kedro.series.grid import GridOptions, build_series, order_readings
 from nocturnal_kedro.series.origins import Task, build_origins, data_fingerprint
 from nocturnal_kedro.series.overlap import find_overlaps, mark_readings
 from nocturnal_kedro.series.physiology import Physiology
@@ -29,22 +35,26 @@ def clean(series: pd.DataFrame, corpus: Corpus, splits: pd.DataFrame, task: Task
         "splits": splits,
         "origins": build_origins(corpus, splits, task)[0],
         "overlaps": find_overlaps(mark_readings(order_readings("invented", readings))),
+        "raw": {
+            ("invented", name): readings.frame[readings.frame["subject"] == name]
+            for name in ("p1", "p4")
+        },
         "task": task,
         "physiology": Physiology(),
-        "options": AuditOptions(),
+        "grid": GridOptions(),
     }
 
 
 def failed(given: dict[str, Any], **changes: Any) -> str:
     """What the failed checks found, one after the other."""
-    audit = audit_leaks(**(given | changes))
+    audit = audit_leaks(Audited(**(given | changes)), AuditOptions())
     return " | ".join(f"{row.check}: {row.found}" for row in audit[~audit["passed"]].itertuples())
 
 
 def test_clean_data_passes_and_everything_was_looked_at(clean: dict[str, Any]) -> None:
-    audit = audit_leaks(**clean)
+    audit = audit_leaks(Audited(**clean), AuditOptions())
     assert audit["passed"].all()
-    assert len(audit) == 7
+    assert len(audit) == 9
     assert (audit["examined"] > 0).all()
     require_passed(audit)
     data = data_fingerprint(clean["corpus"], clean["splits"], clean["origins"])
@@ -83,7 +93,7 @@ def test_somebody_under_two_names(clean: dict[str, Any]) -> None:
     copy = frame[frame["subject"] == "p1"].assign(subject="twin")
     readings = Readings(pd.concat([frame, copy]), make_tally("read", []))
     overlaps = find_overlaps(mark_readings(order_readings("invented", readings)))
-    audit = audit_leaks(**(clean | {"overlaps": overlaps}))
+    audit = audit_leaks(Audited(**(clean | {"overlaps": overlaps})), AuditOptions())
     with pytest.raises(InputError, match=r"100.0 % of the readings of invented/p1 are those of"):
         require_passed(audit)
 
@@ -141,3 +151,46 @@ def test_training_windows_that_reach_across_a_boundary(
         windows, "segment_starts", lambda corpus, splits: np.zeros(len(corpus.late_T), np.int64)
     )
     assert "training windows hold rows from outside training" in failed(clean)
+
+
+def leaky(clean: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+    """A series and corpus of other readings than the source gave."""
+    series, _ = build_series({"invented": Readings(frame, make_tally("read", []))}, GridOptions())
+    return {"series": series, "corpus": build_corpus(series, Physiology())}
+
+
+EARLY = "made from what was recorded by then, every context is the same: invented/p"
+
+
+def test_doses_before_their_time(clean: dict[str, Any]) -> None:
+    frame = invent_readings().frame
+    frame["bolus_u"] = frame.groupby("subject")["bolus_u"].shift(-6)  # half an hour early
+    assert EARLY in failed(clean, **leaky(clean, frame))
+
+
+def test_glucose_smoothed_with_what_comes_after(clean: dict[str, Any]) -> None:
+    frame = invent_readings().frame
+    smooth = frame.groupby("subject")["glucose_mg_dl"].rolling(13, center=True, min_periods=1)
+    frame["glucose_mg_dl"] = smooth.mean().to_numpy()
+    assert EARLY in failed(clean, **leaky(clean, frame))
+
+
+def test_readings_that_nobody_took(clean: dict[str, Any]) -> None:
+    lost = dict(clean["raw"])
+    for person, frame in lost.items():
+        gap = np.arange(len(frame)) % 3 > 0  # as if two of three had been interpolated
+        lost[person] = frame.assign(glucose_mg_dl=frame["glucose_mg_dl"].mask(gap))
+    assert "every observed slot has a reading of the source: invented/p" in failed(clean, raw=lost)
+
+
+def test_a_night_that_is_a_copy_of_another_night_of_the_same_person(clean: dict[str, Any]) -> None:
+    """As in a published file that writes some days under two dates."""
+    frame = invent_readings().frame
+    day = frame["time"].dt.normalize()
+    source = (frame["subject"] == "p2") & (day == pd.Timestamp("2026-01-07"))
+    target = (frame["subject"] == "p2") & (day == pd.Timestamp("2026-01-17"))
+    frame.loc[target, "glucose_mg_dl"] = frame.loc[source, "glucose_mg_dl"].to_numpy()
+    readings = Readings(frame, make_tally("read", []))
+    overlaps = find_overlaps(mark_readings(order_readings("invented", readings)))
+    told = failed(clean, overlaps=overlaps)
+    assert "of the readings of invented/p2 come again at another time, 2026-01-07" in told

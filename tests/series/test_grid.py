@@ -252,3 +252,42 @@ def test_readings_without_a_subject_are_refused() -> None:
     frame = readings_frame({"subject": [None], "time": [START], "glucose_mg_dl": [100.0]})
     with pytest.raises(InputError, match="1 readings without a subject"):
         build_series({"s": Readings(frame, make_tally("read", []))}, GridOptions())
+
+
+def test_an_unknown_or_implausible_rate_ends_the_one_before() -> None:
+    """Basal set missing is missing: the rate before it does not run on."""
+    times = [f"{5 * slot}m" for slot in range(13)]
+    rate = [np.nan] * 13
+    stands = [np.nan] * 13
+    rate[1], stands[1] = 1.0, 600
+    for odd in (np.nan, 800.0):
+        rate[5], stands[5] = odd, 600
+        rate[9], stands[9] = 0.5, 600
+        series, tally = grid(
+            times, glucose_mg_dl=[100.0] * 13, basal_u_h=rate, basal_minutes=stands
+        )
+        expected = [np.nan] * 2 + [1.0] * 4 + [np.nan] * 4 + [0.5] * 3
+        np.testing.assert_array_equal(series["basal_u_h"], expected)
+        dropped = reasons(tally).get("basal_u_h out of 0 to 50, set missing", 0)
+        assert dropped == (not np.isnan(odd))
+
+
+def test_rows_that_say_nothing_are_counted() -> None:
+    series, tally = grid(["0m", "5m", "10m"], glucose_mg_dl=[100, np.nan, 100])
+    assert reasons(tally)["rows that say nothing"] == 1
+    assert len(series) == 3
+
+
+def test_what_is_logged_later_does_not_judge_what_was_logged_before() -> None:
+    times = [f"{2 * step}h" for step in range(12 * 40)]
+    bolus = [
+        1.0 if step < 12 * 20 else 40.0 for step in range(len(times))
+    ]  # 12 U, then 480 U a day
+    glucose = [100.0] * len(times)
+    whole, tally = grid(times, glucose_mg_dl=glucose, bolus_u=bolus)
+    cut, _ = grid(times[: 12 * 25], glucose_mg_dl=glucose[: 12 * 25], bolus_u=bolus[: 12 * 25])
+    flags = whole["insulin_flagged"]
+    assert not flags[: 288 * 20].any()
+    assert flags[288 * 30 :].all()
+    assert flags[: len(cut)].equals(cut["insulin_flagged"])
+    assert reasons(tally)["slots of a person with implausible insulin (flagged)"] == flags.sum()

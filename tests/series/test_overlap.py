@@ -82,3 +82,10 @@ def test_a_crowd_is_not_taken_for_copies() -> None:
     """Fifty people in whole mg/dL at the same times: chance shares moments."""
     found = overlaps(invent_readings(people=50, days=6).frame.round())
     assert not is_copy(found).any()
+
+
+@pytest.mark.parametrize("copies", [2, 6])
+def test_many_copies_are_found_as_few_are(frame: pd.DataFrame, copies: int) -> None:
+    own = frame[frame["subject"] == "p1"]
+    found = overlaps(*(own.assign(subject=f"name{number}") for number in range(copies)))
+    assert is_copy(found).sum() >= copies * (copies - 1) / 2

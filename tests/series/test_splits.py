@@ -93,7 +93,7 @@ def train_days(table: pd.DataFrame) -> pd.Series:
 @given(
     people=st.tuples(st.integers(3, 12), st.integers(3, 12)),
     days=st.tuples(st.integers(10, 90), st.integers(10, 90)),
-    share=st.floats(0.1, 0.9),
+    share=st.floats(0.25, 0.75),
 )
 def test_sources_have_their_shares_of_the_training_days(
     people: tuple[int, int], days: tuple[int, int], share: float
@@ -104,10 +104,7 @@ def test_sources_have_their_shares_of_the_training_days(
     kept, all_days = train_days(table), train_days(build_splits(series, SplitOptions()))
     assert (kept <= all_days.reindex(kept.index)).all()
     of_a, of_b = (kept.loc[source].sum() if source in kept.index else 0 for source in "ab")
-    # A cap in whole days misses the share by less than a day of each person.
-    assert of_a / share == pytest.approx(
-        of_b / (1 - share), abs=max(people) / min(share, 1 - share)
-    )
+    assert of_a / share == pytest.approx(of_b / (1 - share), abs=1.01 / min(share, 1 - share))
     other = table[table["split"] != "train"].query("split != 'unused'")
     before = build_splits(series, SplitOptions()).query("split != 'train'")
     pd.testing.assert_frame_equal(other.reset_index(drop=True), before.reset_index(drop=True))
@@ -134,6 +131,12 @@ def test_a_cap_keeps_the_last_days_and_names_the_others() -> None:
 def test_names_that_are_not_there_are_refused(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_splits(spans(8, 30), SplitOptions(**options))
+
+
+def test_a_share_of_no_day_is_refused() -> None:
+    shares = {"a": 0.999, "b": 0.001}
+    with pytest.raises(InputError, match="leaves source 'b' not one of its"):
+        build_splits(two_sources(4, 4), SplitOptions(source_shares=shares))
 
 
 def test_a_source_without_a_share_is_named_and_no_share_is_zero() -> None:

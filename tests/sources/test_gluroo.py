@@ -503,10 +503,15 @@ def test_an_absent_client_says_how_to_install_it(
 
 def test_a_url_is_in_no_record() -> None:
     options = gluroo.Options(url=address(5432))
-    part = Part("gluroo", (), options, "state")
-    shown = [str(options), repr(part), str(options.model_dump(mode="json")), str(part.made_from)]
+    part = Part("gluroo", (), options, stamp="state")
+    shown = [
+        str(options),
+        repr(part),
+        str(options.model_dump(mode="json")),
+        str(part.made_from(GridOptions())),
+    ]
     _require_silence("".join(shown))
-    assert part.made_from["stamp"] == "state"
+    assert part.made_from(GridOptions())["stamp"] == "state"
 
 
 @pytest.mark.parametrize(

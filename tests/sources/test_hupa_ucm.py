@@ -191,3 +191,22 @@ def test_unreadable_time_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("2018-06-13 00:05:00", "13/06/2018 00:05"))
     with pytest.raises(InputError, match=r"column 'timestamp', row 3: '13/06/2018 00:05'"):
         read(tmp_path)
+
+
+def test_days_under_two_dates_are_dropped_both(tmp_path: Path) -> None:
+    """A day stored with day and month swapped: nothing says which date is true."""
+    draw = np.random.default_rng(0)
+    values = points(
+        list(np.round(140 + 30 * np.sin(np.arange(97 * 66) / 9) + draw.normal(0, 9, 97 * 66)))
+    )
+    start = pd.Timestamp("2020-08-05")
+    count = 65 * 288
+    values = values[:count]
+    true, other = ((pd.Timestamp(day) - start).days * 288 for day in ("2020-08-10", "2020-10-08"))
+    values[other : other + 288] = values[true : true + 288]
+    write(tmp_path, values, start=str(start))
+    got = read(tmp_path)
+    dates = set(got.frame["time"].dt.strftime("%Y-%m-%d"))
+    assert not dates & {"2020-08-10", "2020-10-08"}
+    assert len(dates) == 63
+    assert counted(got, "under two dates") == 2 * 288

@@ -43,6 +43,7 @@ class CorpusDataset(AbstractVersionedDataset[Corpus, Corpus]):
                 folder / "people.csv",
                 dtype={"source": str, "subject": str},
                 parse_dates=["start"],
+                keep_default_na=False,
             )
         except (OSError, EOFError, ValueError, KeyError) as error:
             raise DatasetError(

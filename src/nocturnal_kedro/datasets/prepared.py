@@ -53,10 +53,11 @@ class PreparedDataset(AbstractDataset[Makers, Prepared]):
     def load(self) -> Prepared:
         digests = json.loads((self._folder / "current.json").read_text())
         parts = [_read(self._part(digest)) for digest in digests]
+        marks = [part.marks for part in parts if len(part.marks)]
         return Prepared(
             series=join_series([part.series for part in parts]),
             tally=pd.concat([part.tally for part in parts], ignore_index=True),
-            marks=pd.concat(with_same_categories([part.marks for part in parts])),
+            marks=pd.concat(with_same_categories(marks)) if marks else parts[0].marks,
             made_from={digest: part.made_from for digest, part in zip(digests, parts, strict=True)},
         )
 

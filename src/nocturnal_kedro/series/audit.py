@@ -15,7 +15,8 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.corpus import CHANNELS, Corpus
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
+from nocturnal_kedro.series.grid import GridOptions, grid_people, order_readings
 from nocturnal_kedro.series.origins import (
     Task,
     data_fingerprint,
@@ -25,11 +26,12 @@ from nocturnal_kedro.series.origins import (
 )
 from nocturnal_kedro.series.overlap import is_copy
 from nocturnal_kedro.series.physiology import OF_CARBS, OF_INSULIN, Physiology, act
-from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY
+from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY, Readings, make_tally
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the options are read at every command
     from nocturnal_kedro.series.windows import Batch, Scaler
 
+ORIGINS_OF_A_PERSON = 2  # that are made again from what was recorded by then
 AUDIT_COLUMNS = ("check", "passed", "examined", "found", "data")
 _SPOILED = np.float32(987.0)
 
@@ -37,37 +39,41 @@ _SPOILED = np.float32(987.0)
 class AuditOptions(BaseModel, extra="forbid", frozen=True):
     """How much is looked at."""
 
+    parts: int = Field(default=3, ge=0)  # of the sources, read again
+    people: int = Field(default=2, ge=1)  # of each, made again
+
     origins: int = Field(default=256, ge=1)  # spoiled after, one person after the other
     train_windows: int = Field(default=256, ge=1)
     seed: int = 0
 
 
-def audit_leaks(
-    series: pd.DataFrame,
-    corpus: Corpus,
-    splits: pd.DataFrame,
-    origins: pd.DataFrame,
-    overlaps: pd.DataFrame,
-    task: Task,
-    physiology: Physiology,
-    options: AuditOptions,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Audited:
+    """What is audited, and how it was made; `raw` holds what the source gave of some people."""
+
+    series: pd.DataFrame
+    corpus: Corpus
+    splits: pd.DataFrame
+    origins: pd.DataFrame
+    overlaps: pd.DataFrame
+    raw: dict[tuple[str, str], pd.DataFrame]  # by source and subject
+    task: Task
+    physiology: Physiology
+    grid: GridOptions
+
+
+def audit_leaks(audited: Audited, options: AuditOptions) -> pd.DataFrame:
     """One row per check: check, passed, examined (how many), found ("" if passed), data.
 
     `data` is the fingerprint of what was audited. `require_passed` turns a failure into an error.
     """
     from nocturnal_kedro.series.windows import fit_scaler
 
+    corpus, splits, origins = audited.corpus, audited.splits, audited.origins
     draw = np.random.default_rng(options.seed)
-    train_rows = eligible_rows(corpus, splits, task, "train")
+    train_rows = eligible_rows(corpus, splits, audited.task, "train")
     data = _Data(
-        series=series,
-        corpus=corpus,
-        splits=splits,
-        origins=origins,
-        overlaps=overlaps,
-        task=task,
-        physiology=physiology,
+        **vars(audited),
         scaler=fit_scaler(corpus, splits),
         sample=origins.iloc[_choose(draw, len(origins), options.origins)],
         train_rows=train_rows[_choose(draw, len(train_rows), options.train_windows)],
@@ -102,16 +108,9 @@ def require_audited(audit: pd.DataFrame, data: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What is audited, and the part of it that is looked at closely."""
+class _Data(Audited):
+    """With the scaler, and the part that is looked at closely."""
 
-    series: pd.DataFrame
-    corpus: Corpus
-    splits: pd.DataFrame
-    origins: pd.DataFrame
-    overlaps: pd.DataFrame
-    task: Task
-    physiology: Physiology
     scaler: Scaler
     sample: pd.DataFrame  # of the origins
     train_rows: np.ndarray
@@ -157,10 +156,15 @@ def _twice(data: _Data) -> tuple[int, str]:
     copies = overlaps[is_copy(overlaps)].drop_duplicates(pair)  # by the kind that finds more
     return len(data.corpus.people), _told(
         [
-            f"{row.shared_pct:.1f} % of the readings of {row.source}/{row.subject} are those of "
-            f"{row.other_source}/{row.other_subject} too, {row.other_shared_pct:.1f} % of its own, "
-            f"{row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}: leave one of them, or that part, out by "
-            f"the source's options"
+            f"{row.shared_pct:.1f} % of the readings of {row.source}/{row.subject} "
+            + (
+                "come again at another time"
+                if row.kind == "repeat"
+                else f"are those of {row.other_source}/{row.other_subject} too, "
+                f"{row.other_shared_pct:.1f} % of its own"
+            )
+            + f", {row.start:%Y-%m-%d} to {row.end:%Y-%m-%d}: leave that person out by "
+            f"cohort.exclude, or that part by the source's options or in the files"
             for row in copies.itertuples()
         ]
     )
@@ -202,6 +206,55 @@ def _doses(data: _Data) -> tuple[int, str]:
             )
             wrong[number] |= not np.allclose(given, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
     return len(rows), _told(_names(data.sample, wrong))
+
+
+def _invented(data: _Data) -> tuple[int, str]:
+    """Slots that count as observed, of people whose readings are at hand."""
+    found, examined = [], 0
+    for (source, subject), frame in data.raw.items():
+        own = data.series[
+            (data.series["source"] == source) & (data.series["subject"] == subject)
+        ].dropna(subset="glucose_mg_dl")
+        read = frame.dropna(subset=["glucose_mg_dl", "time"])["time"]
+        invented = own[~own["time"].isin((read + SLOT / 2).dt.floor(SLOT))]
+        examined += len(own)
+        found += [f"{source}/{subject} {at:%Y-%m-%d %H:%M}" for at in invented["time"]]
+    return examined, _told(found)
+
+
+def _as_if_then(data: _Data) -> tuple[int, str]:
+    """Grid and physiology again with what had been recorded by an origin, and nothing later."""
+    found, examined = [], 0
+    for (source, subject), frame in data.raw.items():
+        origins = data.origins[
+            (data.origins["source"] == source) & (data.origins["subject"] == subject)
+        ]
+        for origin in origins["origin"].iloc[:: max(len(origins) // ORIGINS_OF_A_PERSON, 1)]:
+            known = Readings(frame[frame["time"] <= origin], make_tally("read", []))
+            series, _ = grid_people(order_readings(source, known), data.grid)
+            then = build_corpus(series, data.physiology)
+            [now] = origin_rows(data.corpus, origins[origins["origin"] == origin])
+            if not _same_past(then, data.corpus, int(now), data.task.context_steps):
+                found.append(f"{source}/{subject} {origin:%Y-%m-%d}")
+            examined += 1
+    return examined, _told(found)
+
+
+def _same_past(then: Corpus, now: Corpus, row: int, steps: int) -> bool:
+    """Whether the context up to `row` is in both; the last reading may lie before the origin."""
+    person = now.people.iloc[np.searchsorted(now.people["last"].to_numpy(), row, side="right")]
+    length = len(then.late_T)
+    first = person["first"]
+    begin = max(row + 1 - steps, first)
+    both = slice(begin, min(row + 1, first + length))
+    past = slice(both.start - first, both.stop - first)
+    before, after = (
+        np.where(corpus.observed_TC[rows], corpus.values_TC[rows], np.nan)
+        for corpus, rows in ((now, both), (then, past))
+    )
+    if both.stop == row + 1:  # the origin's own slot may hold a later reading, which is masked
+        before[-1, 0] = after[-1, 0] = np.nan
+    return bool(np.allclose(before, after, rtol=1e-4, atol=1e-4, equal_nan=True))
 
 
 def _future(data: _Data) -> tuple[int, str]:
@@ -266,9 +319,11 @@ def _told(found: list[str]) -> str:
 CHECKS: dict[str, Callable[[_Data], tuple[int, str]]] = {
     "no person and no time lies in two splits": _disjoint,
     "every origin's day before and horizon lie in its split": _inside,
-    "nobody is in the corpus under two names": _twice,
+    "nobody is in the corpus twice": _twice,
     "every target is a reading, at its time": _targets,
     "what doses still do follows from earlier doses alone": _doses,
+    "every observed slot has a reading of the source": _invented,
+    "made from what was recorded by then, every context is the same": _as_if_then,
     "no context changes with what lies after its origin": _future,
     "the scaler and training windows see training rows alone": _training,
 }

@@ -18,13 +18,15 @@ from nocturnal_kedro.series.physiology import (
     Physiology,
     act,
     action_kernels,
+    convolve,
 )
 from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY
 
 # Order of the last axis. The amounts stand beside what they still do, so that a window can compute
 # the decay-only future of its own origin.
 CHANNELS = ("glucose_mg_dl", *ACTIONS, "insulin_u", "carbs_g", "steps", "heart_rate")
-LONGEST_SAMPLING_STEPS = 3  # of a sensor: 15 minutes
+SLOW_STEPS = 3  # of a sensor that reads every 15 minutes; the others read every 5
+LOST_U = 0.01  # of insulin on board that may be missing where it counts as known
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,17 @@ def build_corpus(
     starts = person_starts(series)
     ends = np.append(starts[1:], len(series))
     actions_4T = np.full((len(ACTIONS), len(series)), np.nan, np.float32)
+    # A bolus where no basal is on record is in no amount of insulin, yet it acts.
+    lost = np.where(np.isnan(basal), np.nan_to_num(bolus), 0.0)
     for first, last in zip(starts, ends, strict=True):
         for rows, amounts in ((OF_INSULIN, insulin), (OF_CARBS, carbs)):
             if not np.isnan(amounts[first:last]).all():
                 actions_4T[rows, first:last] = act(
                     amounts[first:last], kernels[rows], physiology.observed_share
                 )
+        if lost[first:last].any():
+            [acts] = convolve(lost[first:last], kernels[OF_INSULIN[:1]])
+            actions_4T[np.ix_(OF_INSULIN, first + np.flatnonzero(acts > LOST_U))] = np.nan
 
     channels = [
         series["glucose_mg_dl"].to_numpy(),
@@ -121,26 +128,28 @@ def build_corpus(
 def coverage(observed_t: np.ndarray) -> tuple[np.ndarray, int]:
     """Which slots of a person a reading speaks for, and the person's steps between two readings.
 
-    A slot is covered by a reading in it or in the s - 1 slots before it. s is 1, 2 or 3, the gap
-    between readings in which most of the 24 hours up to the slot were spent, so that a 15-minute
-    sensor's readings cover what lies between them, the scans between its readings add nothing, a
-    5-minute sensor's lost readings are missed, and a change of sensor is followed within a day.
+    A slot is covered by a reading in it or in the s - 1 slots before it. s is 3 where over half of
+    the 24 hours up to the slot (less gaps of 25 minutes and longer) were spent in gaps of a
+    15-minute sensor between readings, and else 1. So a 15-minute sensor's readings cover what lies
+    between them, the scans between its readings add nothing, a 5-minute sensor's lost readings
+    are missed, and a change of sensor is followed within a day.
     """
     at = np.flatnonzero(observed_t)
     gaps = np.diff(at)
-    lengths = np.minimum(gaps, LONGEST_SAMPLING_STEPS)
-    usual = gaps <= LONGEST_SAMPLING_STEPS + 1  # a 15-minute sensor drifts: now and then 4 slots
+    usual = gaps <= SLOW_STEPS + 1  # a 15-minute sensor drifts: now and then 4 slots
+    slow = usual & (gaps >= SLOW_STEPS)
     index = np.arange(len(observed_t))
     day_before = np.maximum(index + 1 - STEPS_PER_DAY, 0)
-    spent = np.zeros((LONGEST_SAMPLING_STEPS + 1, len(observed_t)), np.int32)
-    for steps in range(1, LONGEST_SAMPLING_STEPS + 1):
-        ends = at[1:][usual & (lengths == steps)]
-        total = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=len(index)))])
-        spent[steps] = steps * (total[index + 1] - total[day_before])
-    steps_t = np.maximum(spent.argmax(axis=0), 1)
+
+    def spent(which: np.ndarray) -> np.ndarray:
+        within = np.bincount(at[1:][which], weights=gaps[which], minlength=len(index))
+        total = np.concatenate([[0], np.cumsum(within)])
+        return total[index + 1] - total[day_before]
+
+    steps_t = np.where(2 * spent(slow) > spent(usual), SLOW_STEPS, 1)
     last_reading_t = np.maximum.accumulate(np.where(observed_t, index, -STEPS_PER_DAY))
-    overall = np.bincount(lengths[usual], weights=lengths[usual], minlength=2)
-    return index - last_reading_t < steps_t, max(int(overall.argmax()), 1)
+    mostly_slow = 2 * gaps[slow].sum() > gaps[usual].sum()
+    return index - last_reading_t < steps_t, SLOW_STEPS if mostly_slow else 1
 
 
 def fourier_clock(slot_of_day: np.ndarray) -> np.ndarray:

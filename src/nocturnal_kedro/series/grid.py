@@ -47,6 +47,7 @@ class GridOptions(BaseModel, extra="forbid", frozen=True):
     glucose_lowest_mg_dl: float = Field(default=10.0, ge=0)  # below: no reading at all
     glucose_highest_mg_dl: float = Field(default=1000.0, gt=0)
     bolus_highest_u_day: float = Field(default=100.0, gt=0)  # mean of a person, above: flagged
+    bolus_days: int = Field(default=3, ge=1)  # on record, that the mean is over at least
     longest_days: int = Field(default=3660, ge=1)  # of one person, first to last reading
 
 
@@ -65,8 +66,9 @@ class Ordered:
     source: str
     subjects: list[str]
     untimed_P: Ints
+    silent_P: Ints
     glucose: Entries  # of equal times the one read last comes last
-    basal: Entries
+    basal: Entries  # NaN where a record says that from here on the rate is not known
     basal_ns_N: Ints  # how long each of the rates stands at most
     others: dict[str, Entries]  # amounts and heart rate, in no order
 
@@ -81,19 +83,21 @@ def order_readings(source: str, readings: Readings) -> Ordered:
     timed = frame["time"].notna().to_numpy()
     untimed = np.bincount(person[~timed], minlength=len(names))
 
-    def entries(column: str) -> tuple[Entries, Ints]:
-        values = frame[column].to_numpy(np.float64)
-        rows = np.flatnonzero(~np.isnan(values) & timed)
+    def entries(column: str, told_by: str = "") -> tuple[Entries, Ints]:
+        values, told = (frame[c].to_numpy(np.float64) for c in (column, told_by or column))
+        rows = np.flatnonzero(~np.isnan(told) & timed)
         return Entries(person[rows], time[rows], values[rows]), rows
 
+    silent = timed & frame[list(READING_COLUMNS)].isna().all(axis=1).to_numpy()
     glucose, _ = entries("glucose_mg_dl")
-    basal, basal_rows = entries("basal_u_h")
+    basal, basal_rows = entries("basal_u_h", told_by="basal_minutes")
     stands = frame["basal_minutes"].to_numpy(np.float64)[basal_rows] * 60e9
     order = _order(basal)
     return Ordered(
         source=source,
         subjects=[str(name) for name in names],
         untimed_P=untimed,
+        silent_P=np.bincount(person[silent], minlength=len(names)),
         glucose=_take(glucose, _order(glucose)),
         basal=_take(basal, order),
         basal_ns_N=np.rint(stands).astype(np.int64)[order],
@@ -164,6 +168,7 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
     """
     count = _Counter(ordered.subjects)
     count("dropped", "rows without a time", ordered.untimed_P)
+    count("dropped", "rows that say nothing", ordered.silent_P)
     glucose = _real_glucose(ordered, options, count)
     slots = _lay_slots(ordered, glucose, options, count)
 
@@ -184,11 +189,9 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
         for name, entries in ordered.others.items()
     }
     bolus_T = _amounts(placed["bolus_u"], slots, recorded_T=~np.isnan(basal_T))
-    days_P = np.maximum(slots.slots_P / STEPS_PER_DAY, 1.0)
-    bolus_u_P = np.bincount(slots.person_T, np.nan_to_num(bolus_T), len(count))
-    flagged_P = bolus_u_P / days_P > options.bolus_highest_u_day
-    flagged_slots_P = slots.slots_P * flagged_P
-    count("changed", "slots of a person with implausible insulin (flagged)", flagged_slots_P)
+    flagged_T = _daily_until_now(bolus_T, slots, options) > options.bolus_highest_u_day
+    reason = "slots of a person with implausible insulin (flagged)"
+    count.of("changed", reason, slots.person_T[flagged_T])
 
     series = pd.DataFrame(
         {
@@ -203,7 +206,7 @@ def grid_people(ordered: Ordered, options: GridOptions) -> tuple[pd.DataFrame, p
             "carbs_g": _amounts(placed["carbs_g"], slots, recorded_T=np.zeros(slots.length, bool)),
             "steps": _sums(placed["steps"], slots.length)[0],
             "heart_rate": _means(placed["heart_rate"], slots.length),
-            "insulin_flagged": flagged_P[slots.person_T],
+            "insulin_flagged": flagged_T,
         },
         copy=False,
     )
@@ -274,12 +277,13 @@ def _require_canonical(source: str, frame: pd.DataFrame) -> None:
             f"source '{source}': {int(nameless.sum())} readings without a subject. Drop and count "
             f"them in the source."
         )
-    unbounded = frame["basal_u_h"].notna() & ~(frame["basal_minutes"] > 0)
+    minutes = frame["basal_minutes"]
+    unbounded = frame["basal_u_h"].notna() & ~((minutes > 0) & (minutes < np.inf))
     if unbounded.any():
         first = frame[unbounded].iloc[0]
         raise InputError(
             f"source '{source}', subject '{first['subject']}', {first['time']}: a basal rate "
-            f"without basal_minutes above 0. Say in the source how long each rate stands."
+            f"without basal_minutes above 0 and finite. Say in the source how long a rate stands."
         )
 
 
@@ -420,21 +424,39 @@ def _amounts(placed: _Placed, slots: _Slots, recorded_T: Bools) -> Floats:
     return np.where((entries_T == 0) & (recorded_T | recent_T), 0.0, total_T)
 
 
+def _daily_until_now(bolus_T: Floats, slots: _Slots, options: GridOptions) -> Floats:
+    """Mean bolus a day of each person up to each slot, over the time that is on record.
+
+    What is logged later must not judge what was logged before it.
+    """
+    begin_T = slots.row_of_first_P[slots.person_T]
+    mean: list[Floats] = []
+    for values_T in (np.nan_to_num(bolus_T), ~np.isnan(bolus_T)):
+        total = np.concatenate([[0.0], np.cumsum(values_T)])
+        mean.append(total[1:] - total[begin_T])
+    units_T, slots_T = mean
+    return units_T / np.maximum(slots_T / STEPS_PER_DAY, options.bolus_days)
+
+
 def _basal_rate(ordered: Ordered, slots: _Slots, count: _Counter) -> Floats:
     """Mean rate in U/h delivered over (t - 5 min, t], NaN where no rate is on record.
 
     Each record stands until the next one, at most for its `basal_minutes`, so that a later record
-    does not change what was on record before it. A slot that one record covers whole has exactly
+    does not change what was on record before it. A record of an unknown or implausible rate ends
+    the one before it. A slot that one record covers whole has exactly
     its rate; a slot at a change, or at an end, has the units delivered in it.
     """
     low, high = PLAUSIBLE["basal_u_h"]
     odd = (ordered.basal.value_N < low) | (ordered.basal.value_N > high)
     reason = f"basal_u_h out of {low:g} to {high:g}, set missing"
     count.of("dropped", reason, ordered.basal.person_N[odd])
-    basal, stands_N = _take(ordered.basal, ~odd), ordered.basal_ns_N[~odd]
+    basal, stands_N = ordered.basal, ordered.basal_ns_N
+    if odd.any():
+        basal = basal._replace(value_N=np.where(odd, np.nan, basal.value_N))
     repeated = _same_as_next(basal)
     count.of("dropped", "basal rate at a time already told (last kept)", basal.person_N[repeated])
-    basal, stands_N = _take(basal, ~repeated), stands_N[~repeated]
+    if repeated.any():
+        basal, stands_N = _take(basal, ~repeated), stands_N[~repeated]
 
     last_N = np.ones(len(stands_N), bool)
     last_N[:-1] = basal.person_N[1:] != basal.person_N[:-1]
@@ -446,8 +468,9 @@ def _basal_rate(ordered: Ordered, slots: _Slots, count: _Counter) -> Floats:
     length_N = slots.slots_P[basal.person_N] * STEP_NS
     from_N = np.clip(basal.time_N - left_N, 0, length_N)
     to_N = np.clip(end_N - left_N, 0, length_N)
-    inside = to_N > from_N
-    beyond = (basal.time_N - left_N >= length_N) | (end_N <= left_N)
+    known = ~np.isnan(basal.value_N)
+    inside = known & (to_N > from_N)
+    beyond = known & ((basal.time_N - left_N >= length_N) | (end_N <= left_N))
     reason = "basal_u_h before the first or after the last glucose reading"
     count.of("dropped", reason, basal.person_N[beyond])
     offset_N = slots.row_of_first_P[basal.person_N[inside]]

@@ -20,15 +20,17 @@ KEEP_ONE_IN = 4
 STRETCH = 24  # readings
 FEWEST_BENDS = 8  # changes of slope in a stretch: straight lines look alike in everybody
 FEWEST_MARKS = 8  # shared ones: about three hours of readings
-MOST_BY_CHANCE_PCT = {"moment": 10.0, "stretch": 1.0}  # of a person's marks
-MOST_IN_COMMON = 4  # people that share a mark; more share it by chance, in a crowd
+# Of a person's marks. A stretch of one's own that comes again is a copy of a day, however short.
+MOST_BY_CHANCE_PCT = {"moment": 4.0, "stretch": 1.0, "repeat": 0.0}
+FEWEST_BY_CHANCE = {"moment": 100, "stretch": 0, "repeat": 0}  # marks
+MOST_IN_COMMON = 4  # people that share a moment; more share it by chance, in a crowd
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64 (Steele et al., OOPSLA 2014)
 
 Marks = NDArray[np.uint64]
 
 OVERLAP_COLUMNS = (
     "source", "subject", "other_source", "other_subject", "kind",
-    "shared_pct", "other_shared_pct", "start", "end",
+    "marks", "shared_pct", "other_shared_pct", "start", "end",
 )  # fmt: skip
 
 
@@ -49,7 +51,9 @@ def mark_readings(ordered: Ordered) -> pd.DataFrame:
 
 
 def find_overlaps(marks: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of people that share marks, in OVERLAP_COLUMNS, worst first.
+    """Pairs of people that share marks, and people that repeat themselves, in OVERLAP_COLUMNS.
+
+    A person beside himself, of kind `repeat`, has stretches that stand at two times.
 
     `shared_pct` is the share of the person's marks of a kind that the other has too; `start` and
     `end` are the person's first and last of them. What chance makes is listed too, with its small
@@ -64,18 +68,23 @@ def find_overlaps(marks: pd.DataFrame) -> pd.DataFrame:
             "mark": marks["mark"].to_numpy(),
             "time": marks["time"].to_numpy(),
         }
-    ).drop_duplicates(["person", "kind", "mark"])
+    )
+    repeats = _repeats(marks)
+    marks = marks.drop_duplicates(["person", "kind", "mark"])
     totals = marks.groupby(["kind", "person"]).size()
     in_common = marks.groupby(["kind", "mark"])["person"].transform("size")
-    common = marks[(in_common > 1) & (in_common <= MOST_IN_COMMON)]
+    crowded = (marks["kind"] == "moment") & (in_common > MOST_IN_COMMON)
+    common = marks[(in_common > 1) & ~crowded]
     pairs = common.merge(common, on=["kind", "mark"], suffixes=("", "_other"))
     pairs = pairs[pairs["person"] != pairs["person_other"]]
     shared = pairs.groupby(["kind", "person", "person_other"]).agg(
         marks=("mark", "size"), start=("time", "min"), end=("time", "max")
     )
-    shared = shared[shared["marks"] >= FEWEST_MARKS].reset_index()
+    shared = pd.concat([shared.reset_index(), repeats], ignore_index=True)
+    shared = shared[shared["marks"] >= FEWEST_MARKS]
     for key, column in (("person", "shared_pct"), ("person_other", "other_shared_pct")):
-        of_whom = pd.MultiIndex.from_frame(shared[["kind", key]])
+        of_kind = shared["kind"].replace("repeat", "stretch")
+        of_whom = pd.MultiIndex.from_arrays([of_kind, shared[key]])
         shared[column] = 100 * shared["marks"] / totals.reindex(of_whom).to_numpy()
     shared = shared.sort_values("shared_pct", ascending=False, kind="stable")
     for key, prefix in (("person", ""), ("person_other", "other_")):
@@ -84,15 +93,26 @@ def find_overlaps(marks: pd.DataFrame) -> pd.DataFrame:
     # Each pair once, from the side whose share is the larger.
     first = shared["shared_pct"] > shared["other_shared_pct"]
     tie = (shared["shared_pct"] == shared["other_shared_pct"]) & (
-        shared["person"] < shared["person_other"]
+        shared["person"] <= shared["person_other"]
     )
     return shared.loc[first | tie, list(OVERLAP_COLUMNS)].reset_index(drop=True)
 
 
 def is_copy(overlaps: pd.DataFrame) -> pd.Series:
     """Which of the pairs share more than chance makes."""
-    limit = overlaps["kind"].map(MOST_BY_CHANCE_PCT).astype(float)
-    return overlaps[["shared_pct", "other_shared_pct"]].max(axis=1) > limit
+    share = overlaps[["shared_pct", "other_shared_pct"]].max(axis=1)
+    many = overlaps["marks"] >= overlaps["kind"].map(FEWEST_BY_CHANCE).astype(float)
+    return many & (share > overlaps["kind"].map(MOST_BY_CHANCE_PCT).astype(float))
+
+
+def _repeats(marks: pd.DataFrame) -> pd.DataFrame:
+    """People whose stretches stand at two times: how many, from when to when."""
+    own = marks[marks["kind"] == "stretch"]
+    again = own[own.duplicated(["person", "mark"], keep=False)]
+    people = again.groupby("person").agg(
+        marks=("mark", "nunique"), start=("time", "min"), end=("time", "max")
+    )
+    return people.reset_index().assign(kind="repeat", person_other=lambda f: f["person"])
 
 
 def _stretches(

@@ -33,9 +33,10 @@ def measure_people(
     duplicates (readings at a time already read); out_of_range (readings no sensor gives);
     clipped_pct; median_mg_dl; straight_pct (readings whose second difference is zero: interpolated
     ones are); flat_pct (in an unchanged hour); daily_dose_u and basal_pct (over the slots with
-    insulin on record); daily_carbs_g; iob_correlation (of insulin on board, while fasting, with the
-    change of glucose over the next hour: insulin lowers glucose, so it must be negative);
-    overlap_pct (readings that somebody else has too).
+    insulin on record); insulin_flagged (a part of it is implausible); daily_carbs_g;
+    iob_correlation (of insulin on board, while fasting, with the change of glucose over the next
+    hour: insulin lowers glucose, so it must be negative); overlap_pct (readings that somebody else
+    has too).
     """
     people = pd.DataFrame(
         [
@@ -94,7 +95,7 @@ def _measure(
         "daily_dose_u": dose / dosed.sum() * STEPS_PER_DAY if dosed.any() else np.nan,
         "basal_pct": 100 * basal[dosed].sum() / dose if dose > 0 else np.nan,
         "daily_carbs_g": np.nanmean(carbs) * STEPS_PER_DAY if (~np.isnan(carbs)).any() else np.nan,
-        "insulin_flagged": bool(series["insulin_flagged"].to_numpy()[first]),
+        "insulin_flagged": bool(series["insulin_flagged"].to_numpy()[first:last].any()),
         "iob_correlation": _iob_correlation(glucose, iob, cob),
     }
 

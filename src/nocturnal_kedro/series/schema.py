@@ -32,7 +32,8 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 SPLITS = ("train", "validation", "temporal", "patient", "unused")
 TEST_SPLITS = ("patient", "temporal")
 
-# What a source may say about one moment; NaN means that it says nothing.
+# What a source may say about one moment; NaN means that it says nothing. A rate stands until the
+# next, at most for its basal_minutes; basal_minutes without a rate end the one before.
 READING_COLUMNS = (
     "glucose_mg_dl",
     "basal_u_h",

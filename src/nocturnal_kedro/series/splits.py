@@ -172,12 +172,21 @@ def _share_out(days: pd.Series, source: pd.Series, shares: dict[str, float]) -> 
         )
     wanted = pd.Series(shares).reindex(available.index)
     budget = np.floor((available / wanted).min() * wanted + 1e-9).astype(int)
+    for name in budget.index[budget < 1]:
+        raise InputError(
+            f"splits.source_shares leaves source '{name}' not one of its {available[name]} "
+            f"training days. Give it a larger share, or leave it out of sources."
+        )
     capped = [_cap_sum(own, int(budget[name])) for name, own in days.groupby(source)]
     return pd.concat(capped).reindex(days.index)
 
 
 def _cap_sum(days: pd.Series, budget: int) -> pd.Series:
-    """`days` cut at one cap, so that they sum to `budget` at most."""
+    """`days` cut so that they sum to `budget`: at one cap, and one more for the first above it."""
     caps = np.arange(days.max() + 1)
     sums = np.minimum(days.to_numpy()[:, None], caps).sum(axis=0)
-    return days.clip(upper=int(caps[sums <= budget].max()))
+    cap = int(caps[sums <= budget].max())
+    kept = days.clip(upper=cap)
+    above = kept.index[days > cap][: budget - int(kept.sum())]
+    kept[above] += 1
+    return kept

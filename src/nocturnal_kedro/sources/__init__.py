@@ -72,7 +72,7 @@ class Part:
             "stamp": self.stamp,
             "grid": grid.model_dump(mode="json"),
             "code": _sha256(reader, *sorted(reader.parent.glob("_*.py")), *preparation.CODE),
-            "libraries": {name: version(name) for name in ("numpy", "pandas", "pyarrow")},
+            "libraries": {name: version(name) for name in ("numpy", "pandas", "pyarrow", "tzdata")},
         }
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ import pandas as pd
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import MG_DL_PER_MMOL_L
 
+# What tables write where there is no number.
+NO_NUMBERS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
 # What sensors write outside their range; the grid clips such readings and flags them.
 GLUCOSE_WORDS = {"LOW": 39.0, "LO": 39.0, "HIGH": 401.0, "HI": 401.0}
 
@@ -75,6 +78,8 @@ class RawTable:
         return times
 
     def _numbers(self, column: str, cells: pd.Series) -> np.ndarray:
+        if not pd.api.types.is_numeric_dtype(cells):
+            cells = cells.mask(cells.isin(NO_NUMBERS))
         numbers = pd.to_numeric(cells, errors="coerce")
         wrong = numbers.isna() & cells.notna()
         if not pd.api.types.is_numeric_dtype(cells):
@@ -97,6 +102,7 @@ def read_table(
     sep: str = ",",
     encoding: str = "utf-8-sig",
     numeric: Sequence[str] = (),
+    may_be_empty: bool = False,
 ) -> RawTable:
     """Read a delimited file as text; of each tuple in `required` one column must be there.
 
@@ -108,18 +114,17 @@ def read_table(
         raise InputError(
             f"source '{source}': no file '{path}'. Get {title} and put it there as published."
         )
+    # Text stays what it is: a person may be called NA.
+    how: dict[str, Any] = {
+        "sep": sep, "encoding": encoding, "low_memory": False,
+        "keep_default_na": False, "na_values": [""],
+    }  # fmt: skip
     types: defaultdict[str, type] = defaultdict(lambda: str, dict.fromkeys(numeric, np.float64))
     try:
         try:
-            frame = pd.read_csv(
-                path,
-                sep=sep,
-                encoding=encoding,
-                dtype=types,
-                low_memory=False,
-            )
+            frame = pd.read_csv(path, dtype=types, **how)
         except (ValueError, TypeError):
-            frame = pd.read_csv(path, sep=sep, encoding=encoding, dtype=str, low_memory=False)
+            frame = pd.read_csv(path, dtype=str, **how)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(
             f"source '{source}', file '{path}': {str(error).strip()}. The file is empty, cut short "
@@ -135,6 +140,11 @@ def read_table(
         raise InputError(
             f"source '{source}', file '{path}': no column {', '.join(lacking)}; it has: "
             f"{', '.join(map(str, frame.columns))}. Use the file as published: {title}."
+        )
+    if frame.empty and not may_be_empty:
+        raise InputError(
+            f"source '{source}', file '{path}': no row below the names. Get it again: {title}; or "
+            f"remove the file, if there is nothing to tell of that person."
         )
     return RawTable(source, path, frame)
 

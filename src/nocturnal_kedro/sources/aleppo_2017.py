@@ -140,7 +140,8 @@ def _basal(path: Path, options: Options, entries: list[Counted]) -> dict[str, An
     count(endless, "noted", "basal without a duration, until the next record")
     count(minutes > longest, "changed", f"basal said to stand over {longest / 60:g} h, cut")
     rate = np.where(never, np.nan, rate)
-    stands = np.where(endless, longest, np.minimum(minutes, longest))
+    # A record without a usable rate stands too: the rate before it is over.
+    stands = np.where(endless | never, longest, np.minimum(minutes, longest))
 
     known = pd.DataFrame({"person": people.codes, "time": times})[~np.isnan(rate)]
     older = np.zeros(len(rate), bool)
@@ -150,17 +151,21 @@ def _basal(path: Path, options: Options, entries: list[Counted]) -> dict[str, An
         "subject": np.asarray(people, dtype=object),
         "time": times,
         "basal_u_h": rate,
-        "basal_minutes": np.where(np.isnan(rate), np.nan, stands),
+        "basal_minutes": stands,
     }
 
 
 def _boluses(path: Path, options: Options, entries: list[Counted]) -> list[dict[str, Any]]:
     """One row per record, and the rows by which extended parts are delivered over their time."""
     types = {"Normal": NUMBER, "Extended": NUMBER, "Duration": NUMBER}
+    if "Duration" not in column_names("aleppo_2017", path, TITLE):  # not every release has it
+        del types["Duration"]
     table, times = _given_once(_table(path, types, entries), ["Normal", "Extended"], entries)
     people = table.frame["PtID"].array
     normal, extended = table.numbers("Normal"), table.numbers("Extended")
-    minutes = table.numbers("Duration") / MS_PER_MINUTE  # of the extended part alone
+    minutes = np.full(len(normal), np.nan)
+    if "Duration" in types:  # of the extended part alone
+        minutes = table.numbers("Duration") / MS_PER_MINUTE
 
     longest = 60 * options.extended_longest_hours
     some = np.nan_to_num(extended) != 0

@@ -110,7 +110,7 @@ def _basal(path: Path, options: Options, entries: list[Counted]) -> dict[str, An
         "subject": np.asarray(table.frame["PtID"].array, dtype=object),
         "time": times,
         "basal_u_h": rate,
-        "basal_minutes": np.where(np.isnan(rate), np.nan, 60 * options.basal_longest_hours),
+        "basal_minutes": np.full(len(rate), 60 * options.basal_longest_hours),
     }
 
 

@@ -18,6 +18,9 @@ writes through a deep low. A gap between two floors would look the same. 40 stan
 often as 41, so it is the sensor's LOW. A reading's true time is within some minutes of its quarter
 hour; which way the publisher rounded is not said.
 
+0026P has days twice, under the date with day and month swapped. Nothing says which is true: both
+are dropped, or a test night would be a copy of a training night.
+
 0001P looks like a 5-minute sensor but is two devices in one file: its quarter hours differ from
 the points beside them by 31 mg/dL (standard deviation), up to 40 in the mean of a day. The same
 rule keeps the quarter hours. 0009P and 0010P are almost all lines, and left out.
@@ -52,6 +55,7 @@ FOLDER = "hupa_ucm/HUPA-UCM-extracted-glucose-files"
 TIME, GLUCOSE = "timestamp", "glucose_value_mg_dl"
 
 CYCLE = 3  # points of the publisher's grid from one reading to the next
+SWAPPED_SHARE, SWAPPED_POINTS = 0.3, 24  # of a day's points; chance makes one in fifty the same
 ROUNDING_MG_DL = 1e-6  # of the publisher's arithmetic
 
 
@@ -80,8 +84,9 @@ def read(files: Files, options: Options) -> Readings:
     whole = ~(np.abs(glucose - np.round(glucose)) > ROUNDING_MG_DL)
     in_gap = np.zeros(len(slot), bool)
     in_gap[due] = _on_gap_lines(slot[due], glucose[due], whole[due], options)
+    twice = _under_two_dates(times, glucose)
     excluded = subject in options.exclude
-    kept = due & whole & ~in_gap & (not excluded)
+    kept = due & whole & ~in_gap & ~twice & (not excluded)
     low = kept & (glucose <= GLUCOSE_FLOOR_MG_DL)
     frame = readings_frame(
         {
@@ -95,12 +100,37 @@ def read(files: Files, options: Options) -> Readings:
         entries += [(subject, "dropped", "person excluded: hardly a real reading", len(slot))]
     else:
         entries += [
-            (subject, "dropped", "between the 15-minute sensor's readings", int((~due).sum())),
-            (subject, "dropped", "on a straight line through a gap", int((due & in_gap).sum())),
-            (subject, "dropped", "no whole mg/dL", int((due & ~in_gap & ~whole).sum())),
+            (subject, "dropped", "on a day that stands under two dates", int(twice.sum())),
+            (
+                subject,
+                "dropped",
+                "between the 15-minute sensor's readings",
+                int((~twice & ~due).sum()),
+            ),
+            (
+                subject,
+                "dropped",
+                "on a straight line through a gap",
+                int((~twice & due & in_gap).sum()),
+            ),
+            (subject, "dropped", "no whole mg/dL", int((~twice & due & ~in_gap & ~whole).sum())),
             (subject, "changed", "at the sensor's floor: read as LOW", int(low.sum())),
         ]
     return Readings(frame, make_tally("read", entries))
+
+
+def _under_two_dates(times: pd.Series, glucose: np.ndarray) -> np.ndarray:
+    """Rows of days of which a good part stands on the date with day and month swapped too."""
+    date, day, month = times.dt.normalize(), times.dt.day, times.dt.month
+    swapped = pd.to_datetime(
+        {"year": times.dt.year, "month": day, "day": month}, errors="coerce"
+    ).where(day != month)
+    other = swapped + (times - date)
+    there = pd.Series(glucose, index=times.to_numpy()).reindex(other).to_numpy()
+    by_day = pd.DataFrame({"date": date, "there": ~np.isnan(there), "same": there == glucose})
+    counts = by_day.groupby("date")[["there", "same"]].transform("sum")
+    compared = counts["there"] >= SWAPPED_POINTS
+    return np.asarray(compared & (counts["same"] >= SWAPPED_SHARE * counts["there"]))
 
 
 def _grid_slots(table: RawTable, times: pd.Series) -> np.ndarray:

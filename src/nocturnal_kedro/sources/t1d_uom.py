@@ -87,7 +87,7 @@ def read(files: Files, options: Options) -> Readings:
 def _read_file(subject: str, file: Path, options: Options, entries: list[Counted]) -> pd.DataFrame:
     """The readings of one table, what became of its rows appended to `entries`."""
     kind = next(kind for kind in KINDS if kind.folder.endswith(file.parent.name))
-    table = read_table("t1d_uom", file, [kind.time, *kind.columns], TITLE)
+    table = read_table("t1d_uom", file, [kind.time, *kind.columns], TITLE, may_be_empty=True)
     rows = table.frame.assign(time=table.times(kind.time, *kind.formats))
     rows["times_written"] = rows.groupby("time")["time"].transform("size")
     entries.append((subject, "in", f"rows in {kind.folder}", len(rows)))

@@ -7,16 +7,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.audit import AuditOptions, audit_leaks, require_passed
+from nocturnal_kedro.series.audit import (
+    Audited,
+    AuditOptions,
+    audit_leaks,
+    require_passed,
+)
 from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions
 from nocturnal_kedro.series.origins import Task, build_origins
 from nocturnal_kedro.series.overlap import find_overlaps
 from nocturnal_kedro.series.physiology import Physiology
-from nocturnal_kedro.series.preparation import Prepared, prepare
+from nocturnal_kedro.series.preparation import CohortOptions, Prepared, leave_out, prepare
 from nocturnal_kedro.series.quality import measure_people
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
 from nocturnal_kedro.sources import Part, digest_of
@@ -43,9 +49,10 @@ def prepare_parts(readings: list[Part], grid: GridOptions) -> dict[str, Callable
 
 
 def join_parts(
-    prepared: Prepared,
+    prepared: Prepared, cohort: CohortOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """All series, the tally of every row, who shares readings, and what it is all made from."""
+    prepared = leave_out(prepared, cohort)
     mended = prepared.tally.query("stage == 'read' and effect == 'changed'")
     for (source, reason), rows in mended.groupby(["source", "reason"])["rows"].sum().items():
         logger.info("%s: %s, %d rows", source, reason, rows)
@@ -80,6 +87,7 @@ def measure_quality(
 
 
 def audit_data(
+    readings: list[Part],
     series: pd.DataFrame,
     corpus: Corpus,
     splits: pd.DataFrame,
@@ -87,12 +95,40 @@ def audit_data(
     overlaps: pd.DataFrame,
     task: Task,
     physiology: Physiology,
+    grid: GridOptions,
     audit: AuditOptions,
 ) -> pd.DataFrame:
     """Every leak check; one that fails fails the run."""
-    checked = audit_leaks(series, corpus, splits, origins, overlaps, task, physiology, audit)
+    audited = Audited(
+        series=series,
+        corpus=corpus,
+        splits=splits,
+        origins=origins,
+        overlaps=overlaps,
+        raw=_read_some(readings, origins, audit),
+        task=task,
+        physiology=physiology,
+        grid=grid,
+    )
+    checked = audit_leaks(audited, audit)
     require_passed(checked)
     return checked
+
+
+def _read_some(
+    parts: list[Part], origins: pd.DataFrame, audit: AuditOptions
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """The readings of some people with origins, from parts drawn at random, read again."""
+    draw = np.random.default_rng(audit.seed)
+    with_origins = set(zip(origins["source"], origins["subject"], strict=True))
+    raw: dict[tuple[str, str], pd.DataFrame] = {}
+    for number in draw.permutation(len(parts))[: audit.parts]:
+        frame = parts[number].read().frame
+        people = [(parts[number].source, str(name)) for name in frame["subject"].unique()]
+        known = [person for person in people if person in with_origins]
+        for chosen in draw.permutation(len(known))[: audit.people]:
+            raw[known[chosen]] = frame[frame["subject"] == known[chosen][1]]
+    return raw
 
 
 def _prepare_part(part: Part, grid: GridOptions, made_from: dict[str, Any]) -> Prepared:

@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 nodes.join_parts,
-                "prepared",
+                ["prepared", "params:cohort"],
                 ["series", "series_tally", "overlaps", "made_from"],
                 name="join_parts",
             ),
@@ -43,6 +43,7 @@ def create_pipeline() -> Pipeline:
             node(
                 nodes.audit_data,
                 [
+                    "readings",
                     "series",
                     "corpus",
                     "splits",
@@ -50,6 +51,7 @@ def create_pipeline() -> Pipeline:
                     "overlaps",
                     "params:task",
                     "params:physiology",
+                    "params:grid",
                     "params:audit",
                 ],
                 "audit",
