@@ -199,6 +199,9 @@ def main() -> int:
         print(f"{name:<34}{value:>16,.2f}")
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2))
+    unmeasured = [name for name in LIMITS if name not in figures]
+    if unmeasured:
+        print(f"not measured: {', '.join(unmeasured)}")
     missed = [n for n, limit in LIMITS.items() if figures.get(n, 0) > limit]
     missed += [n for n, limit in AT_LEAST.items() if figures[n] < limit]
     for name in missed:

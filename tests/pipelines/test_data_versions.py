@@ -8,6 +8,8 @@ from kedro.framework.context import KedroContext
 
 from tests.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 SHARED = ("corpus", "splits", "origins", "audit", "tally", "quality", "made_from")
 
 

@@ -197,6 +197,7 @@ def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) ->
     assert not [name for name in board if name.endswith("_6h")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "stage", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +103,7 @@ class Cluster:
         except BaseException:
             self._close()
             raise
-        logger.info("%s: %s", options.kind, client)
+        logger.info("%s: %d workers asked for, the first is there", options.kind, options.workers)
 
     def _close(self) -> None:
         while self._open:
@@ -116,6 +117,7 @@ def _local(options: ClusterOptions) -> Any:
         n_workers=options.workers,
         threads_per_worker=options.cores,
         memory_limit=options.memory,
+        env={"DASK_LOGGING__DISTRIBUTED": "warning"},
         dashboard_address=None,
     )
 
@@ -131,6 +133,12 @@ def _slurm(options: ClusterOptions) -> Any:
         raise InputError(
             "cluster.kind=slurm: there is no command 'sbatch' on this machine. Run on a login node "
             "of the cluster, or with cluster.kind=local."
+        )
+    answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise InputError(
+            f"cluster.kind=slurm: no SLURM controller answers ({answer.stderr.strip()}). Run on a "
+            f"login node of the cluster, or with cluster.kind=local."
         )
     cluster = SLURMCluster(
         queue=options.partition,
