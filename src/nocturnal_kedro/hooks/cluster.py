@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,7 @@ class Cluster:
 
             # Each worker that comes or goes is told otherwise; its own log keeps that.
             dask.config.set({"logging.distributed": "warning"})
+            os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # for what it starts
             from distributed import Client
         except ImportError as error:
             raise InputError(
@@ -117,7 +119,6 @@ def _local(options: ClusterOptions) -> Any:
         n_workers=options.workers,
         threads_per_worker=options.cores,
         memory_limit=options.memory,
-        env={"DASK_LOGGING__DISTRIBUTED": "warning"},
         dashboard_address=None,
     )
 

@@ -11,7 +11,7 @@ them and through every gap. This reader keeps what can be a reading of the senso
 2. Whole mg/dL. The sensor writes no fractions; a fraction is a point on a line, or a mean.
 3. Not on a long straight line. 6 % of the readings lie on the line of their neighbours, three in a
    row in 0.04 % of cases, so a line of an hour or more was drawn through a gap, as was one with a
-   fraction on it. The longest lasts 11 days. Of 452 nights that look complete, 340 are.
+   fraction on it. The longest lasts 11 days. Of 452 nights that look complete, 330 are.
 
 A flat line at the sensor's floor of 40 or ceiling of 400 is kept however long: that is what it
 writes through a deep low. A gap between two floors would look the same. 40 stands 15 times as
