@@ -102,8 +102,8 @@ def compute(folder: Path | None) -> dict[str, float]:
     else:
         [part] = find_parts(["brown_2019"], folder / "raw1", {})
         readings = part.read()
-    _vectorised(Readings(readings.frame.head(1000), readings.tally))  # imports and caches
-    seconds, _ = _vectorised(readings)
+    # The first run also asks the system for the memory, which is no work of the grid's.
+    seconds = min(_vectorised(readings)[0] for _ in range(2))
 
     few = simulated.read((), simulated.Options(subjects=1, days=3))
     started = time.perf_counter()

@@ -80,19 +80,22 @@ def order_readings(source: str, readings: Readings) -> Ordered:
     codes, names = pd.factorize(frame["subject"], sort=True)
     person = codes.astype(np.int64)
     time = frame["time"].to_numpy().view(np.int64)
-    timed = frame["time"].notna().to_numpy()
+    timed = time != np.iinfo(np.int64).min  # NaT
     untimed = np.bincount(person[~timed], minlength=len(names))
+    silent = timed.copy()
 
     def entries(column: str, told_by: str = "") -> tuple[Entries, Ints]:
-        values, told = (frame[c].to_numpy(np.float64) for c in (column, told_by or column))
-        rows = np.flatnonzero(~np.isnan(told) & timed)
+        values = frame[column].to_numpy(np.float64)
+        told = timed & ~np.isnan(frame[told_by].to_numpy(np.float64) if told_by else values)
+        silent[told] = False
+        rows = np.flatnonzero(told)
         return Entries(person[rows], time[rows], values[rows]), rows
 
-    silent = timed & frame[list(READING_COLUMNS)].isna().all(axis=1).to_numpy()
     glucose, _ = entries("glucose_mg_dl")
     basal, basal_rows = entries("basal_u_h", told_by="basal_minutes")
     stands = frame["basal_minutes"].to_numpy(np.float64)[basal_rows] * 60e9
     order = _order(basal)
+    others = {c: entries(c)[0] for c in ("bolus_u", "carbs_g", "steps", "heart_rate")}
     return Ordered(
         source=source,
         subjects=[str(name) for name in names],
@@ -101,7 +104,7 @@ def order_readings(source: str, readings: Readings) -> Ordered:
         glucose=_take(glucose, _order(glucose)),
         basal=_take(basal, order),
         basal_ns_N=np.rint(stands).astype(np.int64)[order],
-        others={c: entries(c)[0] for c in ("bolus_u", "carbs_g", "steps", "heart_rate")},
+        others=others,
     )
 
 
@@ -277,8 +280,8 @@ def _require_canonical(source: str, frame: pd.DataFrame) -> None:
             f"source '{source}': {int(nameless.sum())} readings without a subject. Drop and count "
             f"them in the source."
         )
-    minutes = frame["basal_minutes"]
-    unbounded = frame["basal_u_h"].notna() & ~((minutes > 0) & (minutes < np.inf))
+    minutes, rates = (frame[c].to_numpy(np.float64) for c in ("basal_minutes", "basal_u_h"))
+    unbounded = ~np.isnan(rates) & ~((minutes > 0) & (minutes < np.inf))
     if unbounded.any():
         first = frame[unbounded].iloc[0]
         raise InputError(
