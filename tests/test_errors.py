@@ -42,3 +42,5 @@ def test_every_plugin_offers_its_contract(kind: str) -> None:
         module = plugins.load(kind, name)
         assert [part for part in needed if not hasattr(module, part)] == []
         module.Options()  # every option has a default
+        # Kedro makes a value of such a name absolute, wherever it stands in the catalog.
+        assert not {"path", "filepath", "filename"} & set(module.Options.model_fields), name

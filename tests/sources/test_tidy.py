@@ -273,21 +273,21 @@ def test_rows_without_a_time_are_left_to_the_grid(tmp_path: Path) -> None:
 def test_a_path_may_be_a_file_or_a_pattern(tmp_path: Path) -> None:
     for name in ("a.csv", "study/b.csv", "study/c.csv"):
         parts(tmp_path, PLAIN.replace("anna", name), name=name)
-    [part] = parts(tmp_path, path="study/*.csv")
+    [part] = parts(tmp_path, files="study/*.csv")
     assert [file.name for file in part.files] == ["b.csv", "c.csv"]
     assert len(parts(tmp_path)[0].files) == 1
     for outside in (str(tmp_path), "../b.csv"):
         with pytest.raises(InputError, match=r"leads out of raw_root/tidy"):
-            parts(tmp_path, path=outside)
+            parts(tmp_path, files=outside)
     with pytest.raises(InputError, match=r"study' is no .csv or .parquet file"):
-        parts(tmp_path, path="study")
+        parts(tmp_path, files="study")
 
 
 def test_absent_files_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no 'tidy/\*.csv' under .*your own table"):
         parts(tmp_path)
     with pytest.raises(InputError, match=r"no 'tidy/x.csv' under"):
-        parts(tmp_path, path="x.csv")
+        parts(tmp_path, files="x.csv")
 
 
 def test_an_absent_column_is_named(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         ({"columns": {"insulin": "x"}}, r"columns"),
         ({"unit": "mg"}, r"unit"),
         ({"basal_minutes": 0}, r"basal_minutes"),
-        ({"zome": "Europe/London"}, r"Allowed: path, separator, columns"),
+        ({"zome": "Europe/London"}, r"Allowed: files, separator, columns"),
     ],
 )
 def test_unusable_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -41,7 +41,6 @@ def prepare(
     """Grid and mark the readings of a part; raises `InputError` as the grid does."""
     ordered = order_readings(source, readings)
     series, tally = grid_people(ordered, options)
-    schema.SERIES.validate(series)
     return Prepared(
         series=series,
         tally=pd.concat([readings.tally.assign(source=source), tally], ignore_index=True),

@@ -59,7 +59,9 @@ UNIT_BORDER = 35.0  # a median below is mmol/L: no cohort has lived at 35 mg/dL,
 class Options(BaseModel, extra="forbid", frozen=True):
     """Where the files lie, what their columns are called and what they mean."""
 
-    path: str | None = None  # a file or pattern below raw_root/tidy; else every *.csv, *.parquet
+    # A file or pattern below raw_root/tidy; else every *.csv and *.parquet. Not called `path`: Kedro
+    # takes a value of that name for one of its own and makes it absolute.
+    files: str | None = None
     separator: str = Field(default=",", min_length=1, max_length=1)  # of a CSV
     columns: dict[Column, str] = {}  # what your table calls them; otherwise by these names
     unit: Literal["infer", "mg/dL", "mmol/L"] = "infer"  # of glucose
@@ -70,20 +72,20 @@ class Options(BaseModel, extra="forbid", frozen=True):
 
 def find(root: Path, options: Options) -> list[Files]:
     """All files as one part; raises `InputError` where there is none."""
-    if options.path is None:
+    if options.files is None:
         files = [f for end in ("csv", "parquet") for f in sorted(root.glob(f"{FOLDER}/*.{end}"))]
         files = files or require_files("tidy", root, f"{FOLDER}/*.csv", TITLE)
-    elif Path(options.path).is_absolute() or ".." in Path(options.path).parts:
+    elif Path(options.files).is_absolute() or ".." in Path(options.files).parts:
         raise InputError(
-            f"source 'tidy', option 'path': '{options.path}' leads out of raw_root/{FOLDER}. Put "
+            f"source 'tidy', option 'files': '{options.files}' leads out of raw_root/{FOLDER}. Put "
             f"the files there, e.g. as links, and give a name or pattern below it."
         )
     else:
-        files = require_files("tidy", root, f"{FOLDER}/{options.path}", TITLE)
+        files = require_files("tidy", root, f"{FOLDER}/{options.files}", TITLE)
     for file in files:
         if not file.is_file() or file.suffix.lower() not in (".csv", ".parquet"):
             raise InputError(
-                f"source 'tidy': '{file}' is no .csv or .parquet file. Give a path that finds "
+                f"source 'tidy': '{file}' is no .csv or .parquet file. Give a pattern that finds "
                 f"such files alone; for those within a folder, 'FOLDER/*.parquet'."
             )
     return [tuple(files)]
