@@ -59,8 +59,8 @@ UNIT_BORDER = 35.0  # a median below is mmol/L: no cohort has lived at 35 mg/dL,
 class Options(BaseModel, extra="forbid", frozen=True):
     """Where the files lie, what their columns are called and what they mean."""
 
-    # A file or pattern below raw_root/tidy; else every *.csv and *.parquet. Not called `path`: Kedro
-    # takes a value of that name for one of its own and makes it absolute.
+    # A file or pattern below raw_root/tidy; else every *.csv and *.parquet. Not called `path`:
+    # Kedro takes a value of that name for one of its own and makes it absolute.
     files: str | None = None
     separator: str = Field(default=",", min_length=1, max_length=1)  # of a CSV
     columns: dict[Column, str] = {}  # what your table calls them; otherwise by these names
