@@ -16,12 +16,16 @@ from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from nocturnal_kedro.series.corpus import Corpus, build_corpus
+from nocturnal_kedro import plugins
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
-from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.origins import Task, build_origins
 from nocturnal_kedro.series.physiology import Physiology
+from nocturnal_kedro.series.scaler import Scaler
 from nocturnal_kedro.series.schema import Readings, make_tally, readings_frame
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.series.windows import Channels
+from nocturnal_kedro.training.data import Data
 
 # No test is judged by time. In CI the examples are the same at every run; elsewhere new ones.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -30,6 +34,11 @@ settings.load_profile("project")
 PROJECT = Path(__file__).parents[1]
 RAW_ROOT = Path(os.environ.get("NOCTURNAL_RAW_ROOT", PROJECT.parent / "shared" / "data"))
 DAY_SLOTS = 288
+SCALER = Scaler(
+    dict.fromkeys(CHANNELS, 0.0) | {"glucose_mg_dl": 140.0, "iob_u": 2.0, "cob_g": 10.0},
+    dict.fromkeys(CHANNELS, 1.0) | {"glucose_mg_dl": 40.0, "iob_u": 2.0, "cob_g": 15.0},
+)
+USUAL = Channels(("iob_u", "cob_g", "clock"))
 
 
 def invent_readings(people: int = 8, days: int = 14, seed: int = 0, **changes: float) -> Readings:
@@ -84,19 +93,26 @@ def task() -> Task:
 
 
 @pytest.fixture(scope="session")
+def data(corpus: Corpus, splits: pd.DataFrame, task: Task) -> Data:
+    return Data(corpus, splits, build_origins(corpus, splits, task)[0], task)
+
+
+@pytest.fixture(scope="session")
 def raw_root() -> Path:
     if not RAW_ROOT.is_dir():
         pytest.skip(f"no real recordings at {RAW_ROOT}; set NOCTURNAL_RAW_ROOT to use them")
     return RAW_ROOT
 
 
+TRAINED = [name for name in plugins.names("model") if not plugins.is_service(name)]
 # Eight people and a handful of steps: the whole graph in seconds.
 SMALL = {
     "source_options": {"simulated": {"subjects": 8, "days": 14}},
     "training": {"epochs": 2, "steps_per_epoch": 5},
-    "model_options": {
-        "ttm": {"d_model": 16, "decoder_d_model": 16},
-        "chronos2": {"d_model": 16, "heads": 2, "d_ff": 16, "layers": 1},
+    "model_options": {name: {"preset": "tiny"} for name in TRAINED},
+    "baseline_options": {
+        "auto_ets": {"model": "ANN", "damped": False, "context_steps": 48},
+        "gradient_boosting": {"rounds": 3, "leaves": 4, "steps_per_window": 1, "threads": 1},
     },
 }
 

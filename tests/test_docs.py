@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nocturnal_kedro import sources
+from nocturnal_kedro import plugins, sources
 from tests.conftest import PROJECT
 
 
@@ -32,6 +32,43 @@ def test_the_source_of_the_documentation_and_its_tests_work(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d passed", done.stdout)
+
+
+def run_with_documented(kind: str, name: str, marks: str, folder: Path, tests: list[str]) -> str:
+    """Put the module that the page shows into a folder of its kind, and run tests with it there."""
+    module = next(block for block in blocks("extending.md") if marks in block)
+    (folder / f"{name}.py").write_text(module)
+    start = (
+        f"import sys, pytest; from nocturnal_kedro import {kind}; "
+        f"{kind}.__path__.append({str(folder)!r}); "
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{tests!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_model_of_the_documentation_holds_the_contract(tmp_path: Path) -> None:
+    told = run_with_documented(
+        "models", "gru", "class GRU", tmp_path, ["tests/models/test_contract.py", "-k", "gru"]
+    )
+    assert int(re.search(r"(\d+) passed", told)[1]) > 10
+
+
+def test_the_baseline_of_the_documentation_works(tmp_path: Path) -> None:
+    told = run_with_documented(
+        "baselines", "reverting", "drawn back to the mean", tmp_path,
+        ["tests/baselines/test_baselines.py", "-k", "reverting"],
+    )  # fmt: skip
+    assert re.search(r"[1-9]\d* passed", told)
+
+
+def test_every_model_is_documented() -> None:
+    page = (PROJECT / "docs" / "models.md").read_text()
+    for name in plugins.names("model"):
+        assert f"\n| `{name}` |" in page, name
 
 
 def test_every_source_is_documented() -> None:

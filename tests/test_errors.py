@@ -13,15 +13,17 @@ def test_folders_are_the_lists() -> None:
     assert set(plugins.names("model")) >= {"ttm", "chronos2"}
     assert set(plugins.names("source")) >= {"simulated", "azt1d"}
     assert plugins.names("baseline") == (
+        "auto_ets",
         "climatology",
         "damped_trend",
+        "gradient_boosting",
         "last_value",
         "subject_mean",
     )
 
 
 def test_unknown_option_is_named_with_what_is_allowed() -> None:
-    with pytest.raises(InputError, match=r"options of model 'ttm': 'd_modl'.*Allowed:.*d_model"):
+    with pytest.raises(InputError, match=r"options of model 'ttm': 'd_modl'.*Allowed:.*network"):
         plugins.options("model", "ttm", {"d_modl": 3})
 
 
@@ -35,12 +37,14 @@ def test_an_address_is_not_told_since_it_may_hold_a_password() -> None:
 def test_every_plugin_offers_its_contract(kind: str) -> None:
     needed = {
         "source": ("TITLE", "Options", "find", "read"),
-        "model": ("Options", "build"),
+        "model": ("Options", "configure", "build"),
         "baseline": ("Options", "fit", "forecast"),
     }[kind]
     for name in plugins.names(kind):
         module = plugins.load(kind, name)
-        assert [part for part in needed if not hasattr(module, part)] == []
+        service = kind == "model" and plugins.is_service(name)
+        parts = ("Options", "answer") if service else needed
+        assert [part for part in parts if not hasattr(module, part)] == []
         module.Options()  # every option has a default
         # Kedro makes a value of such a name absolute, wherever it stands in the catalog.
         assert not {"path", "filepath", "filename"} & set(module.Options.model_fields), name

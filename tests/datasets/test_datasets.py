@@ -1,5 +1,6 @@
 """What is saved loads again as it was; what is damaged or absent says so."""
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from kedro.io import DatasetError, Version
 
 from nocturnal_kedro.datasets import ArtifactDataset, CorpusDataset, SourceDataset
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.windows import Scaler
+from nocturnal_kedro.training.artifact import Artifact
+from nocturnal_kedro.training.spread import Spread
+from tests.conftest import SCALER
 
 
 @pytest.fixture
@@ -21,9 +23,12 @@ def artifact() -> Artifact:
         name="ttm",
         kind="model",
         options={"d_model": 16},
-        scaler=Scaler((140.1, 2.0, 10.0), (40.0, 2.0, 15.0)),
+        architecture={"layers": [1, None]},
+        base={"weights": "owner/name", "revision": "abc", "sha256": {}},
+        scaler=replace(SCALER, mean=SCALER.mean | {"glucose_mg_dl": 140.1}),
         people=("s/007", "s/b"),
         state={"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(4)},
+        spread=Spread(np.arange(84.0).reshape(4, 21), np.eye(4)),
         record={"corpus": "abc", "parameters": 6},
         log=pd.DataFrame({"epoch": [1, 2], "validation_rmse": [0.5, 0.25]}),
     )
@@ -42,6 +47,16 @@ def test_artifact_loads_as_it_was_saved(artifact: Artifact, tmp_path: Path) -> N
     assert loaded.state.keys() == artifact.state.keys()
     for name, array in artifact.state.items():
         np.testing.assert_array_equal(loaded.state[name], array)
+    for loaded_part, part in zip(loaded.spread, artifact.spread, strict=True):
+        np.testing.assert_array_equal(loaded_part, part)
+    assert (loaded.architecture, loaded.base) == (artifact.architecture, artifact.base)
+
+
+def test_the_hashes_are_those_of_coreutils(artifact: Artifact, tmp_path: Path) -> None:
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    dataset.save(artifact)
+    folder = next(tmp_path.rglob("SHA256SUMS")).parent
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
 
 
 def test_an_artifact_without_a_log_loads(artifact: Artifact, tmp_path: Path) -> None:
@@ -50,16 +65,30 @@ def test_an_artifact_without_a_log_loads(artifact: Artifact, tmp_path: Path) -> 
     assert dataset.load().log.empty
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "artifact.json", "training_log.csv"])
-@pytest.mark.parametrize("damage", ["cut", "removed"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "weights.safetensors",
+        "spread.safetensors",
+        "artifact.json",
+        "training_log.csv",
+        "SHA256SUMS",
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "removed", "one bit"])
 def test_a_damaged_artifact_is_named(
     artifact: Artifact, tmp_path: Path, file: str, damage: str
 ) -> None:
     dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
     dataset.save(artifact)
     path = next(tmp_path.rglob(file))
-    path.unlink() if damage == "removed" else path.write_bytes(path.read_bytes()[:0])
-    with pytest.raises(DatasetError, match=r"m'? ?.*incomplete or damaged.*Run the training"):
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    else:
+        bit = bytes([content[-9] ^ 1])
+        path.write_bytes(content[:-20] if damage == "cut" else content[:-9] + bit + content[-8:])
+    with pytest.raises(DatasetError, match=rf"{file}.*Run the training pipeline again"):
         dataset.load()
 
 

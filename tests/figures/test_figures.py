@@ -34,7 +34,16 @@ def forecasts(origins: pd.DataFrame) -> pd.DataFrame:
     frame["target_mg_dl"] = np.where(night.isin([1, 4]), 65.0, 120.0) + frame["step"] / 10
     frame["forecast_mg_dl"] = frame["target_mg_dl"] + night + 1
     frame.loc[frame["step"] == 3, "target_mg_dl"] = np.nan
-    for level, away in ((0.05, -30), (0.25, -10), (0.75, 10), (0.95, 30)):
+    for level, away in (
+        (0.01, -40),
+        (0.05, -30),
+        (0.1, -20),
+        (0.25, -10),
+        (0.75, 10),
+        (0.9, 20),
+        (0.95, 30),
+        (0.99, 40),
+    ):
         frame[f"q{level:g}"] = frame["forecast_mg_dl"] + away
     return frame
 
@@ -126,7 +135,10 @@ def test_quality_bars_add_up_to_the_midnights() -> None:
 
 def test_learning_curve_marks_the_epoch_that_was_kept() -> None:
     log = pd.DataFrame({"epoch": [1, 2, 3], "validation_rmse": [0.9, 0.5, 0.6]})
-    curve, ring = learning_curves({"m": log}, STYLES).data
+    earlier = pd.DataFrame({"epoch": [1], "validation_score": [7.0], "stage": "representation"})
+    log = pd.concat([earlier, log.assign(stage="forecast")])
+    untrained = pd.DataFrame()
+    curve, ring = learning_curves({"last_value": untrained, "m": log}, STYLES).data
     assert list(curve.y) == [0.9, 0.5, 0.6]
     assert (ring.x[0], ring.y[0]) == (2, 0.5)
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics import scores as metrics_scores
@@ -20,7 +21,7 @@ from nocturnal_kedro.metrics.point import (
     signed_error,
     squared_error,
 )
-from nocturnal_kedro.metrics.probabilistic import interval_covers
+from nocturnal_kedro.metrics.probabilistic import central_covers, crps, interval_covers, pinball
 
 GOLDEN = {
     "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],
@@ -29,6 +30,8 @@ GOLDEN = {
     "D": [(50, 120), (65, 100), (260, 120), (350, 150), (240, 180)],
     "E": [(60, 200), (200, 50), (69, 181), (70, 180), (180, 70)],
 }
+
+LEVELS = np.array([0.01, *np.arange(1, 20) / 20, 0.99])
 
 
 @pytest.mark.parametrize("zone", GOLDEN)
@@ -99,6 +102,9 @@ def frames(seed: int = 0, people: tuple = PEOPLE) -> tuple[pd.DataFrame, pd.Data
     forecasts["target_mg_dl"] = draw.uniform(50, 300, len(forecasts))
     forecasts.loc[draw.random(len(forecasts)) < 0.1, "target_mg_dl"] = np.nan
     forecasts["forecast_mg_dl"] = draw.uniform(50, 300, len(forecasts))
+    offsets = 60 * norm.ppf(LEVELS)
+    for level, offset in zip(LEVELS, offsets, strict=True):
+        forecasts[f"q{level:g}"] = forecasts["forecast_mg_dl"] + offset
     return forecasts, origins
 
 
@@ -132,6 +138,14 @@ def test_leaderboard_recomputed_from_forecasts(suffix: str, steps: int) -> None:
         assert got[f"skill_vs_last_value{suffix}"] == pytest.approx(1 - macro / baseline)
         zones = clarke_zones(rows["target_mg_dl"], rows["forecast_mg_dl"])
         acceptable = pd.Series(np.isin(zones, ["A", "B"])).groupby(rows["subject"].to_numpy())
+        quantiles = rows.filter(regex=r"^q").to_numpy()
+        own = pd.Series(crps(rows["target_mg_dl"].to_numpy(), quantiles, LEVELS))
+        of_people = own.groupby(rows["subject"].to_numpy()).mean()
+        assert got[f"crps_mg_dl{suffix}"] == pytest.approx(of_people.mean())
+        assert got[f"crps_low_mg_dl{suffix}"] <= of_people.mean() + 1e-9
+        held = (rows["q0.1"] <= rows["target_mg_dl"]) & (rows["target_mg_dl"] <= rows["q0.9"])
+        covered = 100 * held.groupby(rows["subject"]).mean().mean()
+        assert got[f"coverage_80_pct{suffix}"] == pytest.approx(covered)
         assert got[f"clarke_ab_pct{suffix}"] == pytest.approx(100 * acceptable.mean().mean())
         assert got["nights"] == origins["split"].eq(split).sum()
         assert got["subjects"] == rows["subject"].nunique()
@@ -201,8 +215,8 @@ def test_scores_of_another_version_are_refused() -> None:
     forecasts, origins = frames()
     scores = score_forecasts(forecasts, origins, "e", "last_value")
     for older in (
-        scores.drop(columns="outside_pct"),
-        pd.concat([scores, scores.drop(columns="mae")]),
+        scores.drop(columns="outside_0_600_pct"),
+        pd.concat([scores, scores.drop(columns="mae_mg_dl")]),
     ):
         with pytest.raises(InputError, match=r"made by another version\. Run evaluation again"):
             build_leaderboard(older, Comparison())
@@ -234,6 +248,40 @@ def test_a_bad_forecast_is_named() -> None:
     forecasts.loc[5, "forecast_mg_dl"] = np.nan
     with pytest.raises(InputError, match=r"1 forecasts of 'm' are not finite.*subject 'a'.*step 6"):
         score_forecasts(forecasts, origins, "e", "m")
+
+
+def test_a_bad_quantile_is_named_and_absent_ones_are_refused() -> None:
+    forecasts, origins = frames()
+    bad = forecasts.assign(**{"q0.3": np.inf})
+    with pytest.raises(InputError, match=r"forecasts of 'm' are not finite"):
+        score_forecasts(bad, origins, "e", "m")
+    with pytest.raises(InputError, match=r"have no quantiles.*another version"):
+        score_forecasts(forecasts.drop(columns=list(bad.filter(regex="^q"))), origins, "e", "m")
+
+
+def test_pinball_and_crps_by_hand() -> None:
+    levels = np.array([0.1, 0.5, 0.9])
+    quantiles = np.array([[80.0, 90, 120], [100, 110, 130]])
+    loss = pinball(np.array([100.0, 90]), quantiles, levels)
+    np.testing.assert_allclose(loss, [[2, 5, 2], [9, 10, 4]])
+    np.testing.assert_allclose(crps(np.array([100.0, 90]), quantiles, levels), [6, 46 / 3])
+
+
+def test_crps_of_a_normal_forecast_is_near_its_closed_form() -> None:
+    """sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)); 21 levels leave a few percent."""
+    for reference in (95.0, 140.0, 210.0):
+        z = (reference - 140) / 40
+        exact = 40 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+        got = crps(np.array([reference]), (140 + 40 * norm.ppf(LEVELS))[None], LEVELS)
+        assert got[0] == pytest.approx(exact, rel=0.06)
+
+
+def test_a_central_interval_takes_its_own_ends_or_none() -> None:
+    quantiles = np.arange(21.0)[None]
+    assert central_covers(np.array([2.0]), quantiles, LEVELS, 0.8)[0] == 100
+    assert central_covers(np.array([1.0]), quantiles, LEVELS, 0.8)[0] == 0
+    with pytest.raises(ValueError, match="central 95% has no quantiles"):
+        central_covers(np.array([1.0]), quantiles, LEVELS, 0.95)
 
 
 def test_an_unknown_origin_is_named() -> None:

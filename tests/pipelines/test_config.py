@@ -18,6 +18,7 @@ ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.i
 STAGES = ("data_processing", "training", "evaluation", "reporting")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
+    "answers",
     "tally", "quality", "made_from",
     "{experiment}.{model}.model", "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
     "{experiment}.report",

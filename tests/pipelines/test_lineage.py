@@ -83,7 +83,8 @@ def test_lineage_has_no_loose_end(lineage: str) -> None:
     fed = {edge["target"] for edge in graph["edges"]}
     feeding = {edge["source"] for edge in graph["edges"]}
     nodes = [node for node in graph["nodes"] if node["type"] != "parameters"]
-    assert [n["name"] for n in nodes if n["id"] not in fed] == ["readings", "run_record"]
+    ends = {"answers", "readings", "run_record"}
+    assert {n["name"] for n in nodes if n["id"] not in fed} == ends
     assert [n["name"] for n in nodes if n["id"] not in feeding] == ["nocturnal_point.report"]
     data = [node for node in nodes if node["type"] == "data"]
     assert {n["name"] for n in data if n["layer"] is None} == set()

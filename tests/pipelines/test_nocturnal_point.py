@@ -9,13 +9,15 @@ import pytest
 from kedro.framework.context import KedroContext
 from kedro.runner import ThreadRunner
 
+from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import TEST_SPLITS
-from tests.conftest import SMALL, Run
+from tests.conftest import SMALL, TRAINED, Run
 
-BASELINES = ["climatology", "damped_trend", "last_value", "subject_mean"]
+BASELINES = plugins.names("baseline")
 MEASURED = [
-    "rmse_mg_dl", "rmse_pooled_mg_dl", "mae_mg_dl", "mape_pct", "skill_vs_last_value",
+    "rmse_mg_dl", "rmse_pooled_mg_dl", "crps_mg_dl", "coverage_80_pct", "mae_mg_dl", "mape_pct",
+    "skill_vs_last_value",
     "clarke_a_pct", "clarke_ab_pct",
 ]  # fmt: skip
 
@@ -69,6 +71,33 @@ def test_every_model_is_asked_the_same_nights(finished: tuple[Path, KedroContext
     for model in ("chronos2", *BASELINES):
         other = catalog.load(f"nocturnal_point.{model}.forecasts")[night]
         pd.testing.assert_frame_equal(other, first)
+
+
+@pytest.mark.slow
+def test_every_trained_model_goes_from_raw_files_to_the_report(run: Run, tmp_path: Path) -> None:
+    context = run(tmp_path, models=TRAINED)
+    board = board_of(context)
+    models = set(board.index.get_level_values("model"))
+    assert models == {*TRAINED, *BASELINES}
+    assert np.isfinite(board.select_dtypes(float)).all().all()
+    page = context.catalog.load("nocturnal_point.report")
+    assert all(f"<td>{name}</td>" in page for name in models)
+
+
+@pytest.mark.slow
+def test_a_fitted_model_starts_another_run(run: Run, tmp_path: Path) -> None:
+    """As it is, on the same people and splits; never on tested people that it has learnt from."""
+    first = run(tmp_path / "a", models="ttm")
+    weights = first.catalog["nocturnal_point.ttm.model"]._get_load_path()
+    given = {"ttm": {"strategy": "zero_shot", "weights": str(weights)}}
+    again = run(tmp_path / "again", models="ttm", model_options=given)
+    for split in TEST_SPLITS:
+        assert board_of(again).loc[(split, "ttm"), "rmse_mg_dl"] == pytest.approx(
+            board_of(first).loc[(split, "ttm"), "rmse_mg_dl"], abs=1e-9
+        )
+    others = {"simulated": {"subjects": 8, "days": 14, "seed": 99}}
+    with pytest.raises(Exception, match="people who are tested on now"):
+        run(tmp_path / "b", models="ttm", model_options=given, source_options=others)
 
 
 def test_names_that_users_rely_on(finished: tuple[Path, KedroContext]) -> None:

@@ -14,16 +14,15 @@ from nocturnal_kedro.series.corpus import Corpus, build_corpus
 from nocturnal_kedro.series.grid import GridOptions, build_series
 from nocturnal_kedro.series.origins import Task, build_origins, origin_rows
 from nocturnal_kedro.series.physiology import Physiology, action_kernels
+from nocturnal_kedro.series.scaler import Scaler
 from nocturnal_kedro.series.schema import Readings, make_tally
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
-from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer, fill_forward
-from tests.conftest import grid, invent_readings
-
-SCALER = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
+from nocturnal_kedro.series.windows import Batch, WindowGatherer, fill_forward
+from tests.conftest import SCALER, USUAL, grid, invent_readings
 
 
 def gatherer_of(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGatherer:
-    return WindowGatherer(corpus, splits, SCALER, task)
+    return WindowGatherer(corpus, splits, SCALER, task, USUAL)
 
 
 @pytest.mark.parametrize("seconds_late", [0, 140, -140])
@@ -141,7 +140,7 @@ def test_known_future_is_the_decay_of_doses_up_to_the_origin(task: Task) -> None
     batch = gatherer_of(corpus, everything, task).gather(torch.tensor([row]))
     kernel = np.pad(action_kernels(Physiology())[0], (0, 200))
     steps_since = 12 + np.arange(1, task.horizon_steps + 1)
-    iob = batch.future_BHF[0, :, 0].numpy() * SCALER.std[1] + SCALER.mean[1]
+    iob = batch.future_BHF[0, :, 0].numpy() * SCALER.std["iob_u"] + SCALER.mean["iob_u"]
     np.testing.assert_allclose(iob, 4.0 * kernel[steps_since], atol=1e-4)
     assert batch.future_observed_BHF[0, :, 0].all()
 
@@ -180,8 +179,8 @@ def test_scaler_sees_training_rows_alone(corpus: Corpus) -> None:
     other = replace(corpus, values_TC=changed)
     assert Scaler.fit(corpus, rows) == Scaler.fit(other, rows)
     glucose = corpus.values_TC[:1000, 0][corpus.observed_TC[:1000, 0]]
-    assert Scaler.fit(corpus, rows).mean[0] == pytest.approx(glucose.mean(), rel=1e-6)
-    assert Scaler.fit(corpus, rows).std[0] == pytest.approx(glucose.std(), rel=1e-5)
+    assert Scaler.fit(corpus, rows).mean["glucose_mg_dl"] == pytest.approx(glucose.mean(), rel=1e-6)
+    assert Scaler.fit(corpus, rows).std["glucose_mg_dl"] == pytest.approx(glucose.std(), rel=1e-5)
 
 
 def test_a_batch_has_one_shape_everywhere(corpus: Corpus, splits: pd.DataFrame, task: Task) -> None:

@@ -8,7 +8,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, eligible_rows
-from nocturnal_kedro.series.windows import Batch, Scaler, WindowGatherer
+from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.device import require_device
 from nocturnal_kedro.training.loop import (
     draw_rows,
@@ -19,6 +19,7 @@ from nocturnal_kedro.training.loop import (
     warmup_cosine,
 )
 from nocturnal_kedro.training.options import Training
+from tests.conftest import SCALER, USUAL
 
 
 class Line(nn.Module):
@@ -35,8 +36,7 @@ class Line(nn.Module):
 
 @pytest.fixture(scope="module")
 def gatherer(corpus: Corpus, splits: pd.DataFrame, task: Task) -> WindowGatherer:
-    scaler = Scaler((140.0, 2.0, 10.0), (40.0, 2.0, 15.0))
-    return WindowGatherer(corpus, splits, scaler, task)
+    return WindowGatherer(corpus, splits, SCALER, task, USUAL)
 
 
 @pytest.fixture(scope="module")

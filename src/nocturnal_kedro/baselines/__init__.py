@@ -1,26 +1,17 @@
 """One module per baseline that every table carries; the folder is the list of baselines.
 
 A baseline module offers `Options`, `fit(history, options) -> state` (named arrays) and
-`forecast(state, nights) -> (N, H)` in mg/dL. Baselines see what models see, unscaled.
+`forecast(state, nights) -> Answer`. Baselines see what models see, unscaled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-UNSEEN = -1  # person index of somebody who is not in the training split
-
-
-@dataclass(frozen=True)
-class Nights:
-    """N windows before their origins, in mg/dL."""
-
-    glucose_NL: np.ndarray  # NaN where unobserved; the last column is the origin's slot
-    person_N: np.ndarray  # index of the person among the trained people, or UNSEEN
-    slot_of_day_N: np.ndarray  # of the origin
-    horizon: int
+from nocturnal_kedro.series.nights import Nights
 
 
 @dataclass(frozen=True)
@@ -31,8 +22,10 @@ class History:
     person_T: np.ndarray
     slot_of_day_T: np.ndarray
     people: int
-    nights: Nights
+    nights: Nights  # from the anchor, one a night
     target_NH: np.ndarray  # mg/dL, NaN where unobserved
+    # Windows drawn around the anchor and what came, gathered when asked for: few need so many.
+    sample: Callable[[], tuple[Nights, np.ndarray]]
 
 
 def last_observed(glucose_NL: np.ndarray) -> np.ndarray:

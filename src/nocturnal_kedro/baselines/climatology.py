@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, Field
 
-from nocturnal_kedro.baselines import History, Nights
+from nocturnal_kedro.baselines import History
+from nocturnal_kedro.models import Answer
+from nocturnal_kedro.series.nights import Nights
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 
 
@@ -29,10 +31,10 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
     return {"mean_PD": np.vstack([own, everybody])}
 
 
-def forecast(state: dict[str, np.ndarray], nights: Nights) -> np.ndarray:
-    """(N, H) in mg/dL."""
+def forecast(state: dict[str, np.ndarray], nights: Nights) -> Answer:
+    """Points alone."""
     slot_NH = nights.slot_of_day_N[:, None] + np.arange(1, nights.horizon + 1)
-    return state["mean_PD"][nights.person_N[:, None], slot_NH % STEPS_PER_DAY]
+    return Answer(state["mean_PD"][nights.person_N[:, None], slot_NH % STEPS_PER_DAY])
 
 
 def _around_the_clock(table_PD: np.ndarray, window: int) -> np.ndarray:

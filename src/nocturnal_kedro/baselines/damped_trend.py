@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel
 
-from nocturnal_kedro.baselines import History, Nights, last_observed
+from nocturnal_kedro.baselines import History, last_observed
+from nocturnal_kedro.models import Answer
+from nocturnal_kedro.series.nights import Nights
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -28,17 +30,17 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
         for steps in options.slope_steps
     ]
     errors = [
-        np.nanmean((forecast(state, history.nights) - history.target_NH) ** 2)
+        np.nanmean((forecast(state, history.nights).point_NH - history.target_NH) ** 2)
         for state in candidates
     ]
     return candidates[int(np.argmin(errors))]
 
 
-def forecast(state: dict[str, np.ndarray], nights: Nights) -> np.ndarray:
-    """(N, H) in mg/dL."""
+def forecast(state: dict[str, np.ndarray], nights: Nights) -> Answer:
+    """Points alone."""
     slope_N = _slope(nights.glucose_NL[:, -int(state["slope_steps"]) :])
     grown_H = np.cumsum(float(state["damping"]) ** np.arange(1, nights.horizon + 1))
-    return last_observed(nights.glucose_NL)[:, None] + slope_N[:, None] * grown_H
+    return Answer(last_observed(nights.glucose_NL)[:, None] + slope_N[:, None] * grown_H)
 
 
 def _slope(glucose_NK: np.ndarray) -> np.ndarray:

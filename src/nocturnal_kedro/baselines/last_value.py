@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel
 
-from nocturnal_kedro.baselines import History, Nights, last_observed
+from nocturnal_kedro.baselines import History, last_observed
+from nocturnal_kedro.models import Answer
+from nocturnal_kedro.series.nights import Nights
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -17,6 +19,6 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
     return {}
 
 
-def forecast(state: dict[str, np.ndarray], nights: Nights) -> np.ndarray:
-    """(N, H) in mg/dL."""
-    return np.repeat(last_observed(nights.glucose_NL)[:, None], nights.horizon, axis=1)
+def forecast(state: dict[str, np.ndarray], nights: Nights) -> Answer:
+    """Points alone."""
+    return Answer(np.repeat(last_observed(nights.glucose_NL)[:, None], nights.horizon, axis=1))

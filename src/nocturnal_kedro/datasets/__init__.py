@@ -1,5 +1,6 @@
 """The few Kedro datasets of our own: raw sources, prepared parts, the corpus, fitted artifacts."""
 
+from nocturnal_kedro.datasets.answers import AnswersDataset
 from nocturnal_kedro.datasets.artifact import ArtifactDataset
 from nocturnal_kedro.datasets.corpus import CorpusDataset
 from nocturnal_kedro.datasets.prepared import PreparedDataset
@@ -7,6 +8,7 @@ from nocturnal_kedro.datasets.source import SourceDataset
 from nocturnal_kedro.datasets.versions import DataVersionsDataset
 
 __all__ = [
+    "AnswersDataset",
     "ArtifactDataset",
     "CorpusDataset",
     "DataVersionsDataset",

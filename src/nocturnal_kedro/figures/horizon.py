@@ -24,7 +24,7 @@ def error_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]])
 def bias_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
     """Bias per step, each person counting once; above 0 the forecast is too high."""
     return _by_step(
-        scores.assign(value=scores["bias"]), styles, "Bias, mg/dL (forecast minus truth)"
+        scores.assign(value=scores["bias_mg_dl"]), styles, "Bias, mg/dL (forecast minus truth)"
     )
 
 

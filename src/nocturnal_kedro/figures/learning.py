@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 def learning_curves(logs: dict[str, pd.DataFrame], styles: dict[str, dict[str, object]]) -> Figure:
-    """Validation RMSE by epoch; the best epoch, which was kept, is marked."""
+    """Validation RMSE by epoch; the best epoch, which was kept, is marked.
+
+    What was not trained has no curve; of several stages the last, forecasting, is shown.
+    """
     from plotly.graph_objects import Figure
 
     figure = Figure()
     for model, log in logs.items():
+        if log.empty:
+            continue
+        log = log[log["stage"] == "forecast"]
         figure.add_scatter(
             x=log["epoch"],
             y=log["validation_rmse"],

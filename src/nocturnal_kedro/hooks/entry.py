@@ -44,7 +44,10 @@ class EntryChecks:
         with told_on_the_command_line():
             for name in sorted(needed):
                 if name.startswith(MODEL_OPTIONS):
-                    plugins.options("model", name.removeprefix(MODEL_OPTIONS), catalog.load(name))
+                    _require_ready(name.removeprefix(MODEL_OPTIONS), catalog.load(name))
+            if "params:baseline_options" in needed:
+                for name, given in catalog.load("params:baseline_options").items():
+                    plugins.options("baseline", name, given)
             if "params:training" in needed and catalog.load("params:training").device == "gpu":
                 from nocturnal_kedro.training.device import require_device
 
@@ -82,7 +85,7 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
     for name in ("data_root", "raw_root"):
         if not parameters.get(name, shared[name]):
             raise InputError(f"'{name}' is empty; give a folder, or leave it out.")
-    for name in ("model_options", "source_options"):
+    for name in ("model_options", "baseline_options", "source_options"):
         given = parameters.get(name, shared.get(name))
         if not isinstance(given, dict):
             raise InputError(
@@ -118,6 +121,15 @@ def _require_no_secret(source_options: dict[str, Any]) -> None:
                     f"source '{source}', option '{name}' is a secret, and parameters are recorded. "
                     f"Give it by the environment variable named in conf/base/credentials.yml."
                 )
+
+
+def _require_ready(model: str, given: dict[str, Any]) -> None:
+    """Raise `InputError` on options, packages or weights with which the model could not start."""
+    options: Any = plugins.options("model", model, given)
+    if getattr(options, "weights", None):
+        from nocturnal_kedro.training.checkpoint import require_found
+
+        require_found(options.weights, options.revision)
 
 
 def _require_made(needed: set[str], catalog: DataCatalog) -> None:

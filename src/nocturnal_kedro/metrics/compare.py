@@ -7,7 +7,7 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.scores import MEASURES, ZONE_SHARES
+from nocturnal_kedro.metrics.scores import MEASURES
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 PERSON = ["source", "subject"]
@@ -30,11 +30,12 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     """One row per test split and model, best first.
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
-    interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, mae_mg_dl, mape_pct,
-    bias_mg_dl, outside_0_600_pct, skill_vs_last_value with its interval, clarke_a_pct,
-    clarke_ab_pct, tied_with_best; and all but the counts again to each of `also_hours`. All but
-    `rmse_pooled_mg_dl` are subject-macro: each person counts once. Raises `InputError` where
-    models were scored on different nights or fitted to different data, or last value is absent.
+    interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
+    crps_high_mg_dl, skill_vs_last_value with its interval, every measure of
+    `metrics.scores.MEASURES` but mse, clarke_ab_pct, tied_with_best; and all but the counts again
+    to each of `also_hours`. All but `rmse_pooled_mg_dl` are subject-macro: each person counts once.
+    Raises `InputError` where models were scored on different nights or fitted to different data, or
+    last value is absent.
     """
     scores = scores[scores["split"].isin(TEST_SPLITS)]
     _require_same_data(scores)
@@ -67,6 +68,10 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     low, high = _interval(boot_RM)
     skill_low, skill_high = _interval(1 - boot_RM / boot_RM[:, [reference]])
     worse_low, _ = _interval(boot_RM - boot_RM[:, [best]])
+    crps_MP = by_person["crps_mg_dl"].unstack(PERSON).loc[rmse_MP.index]
+    crps_low, crps_high = _interval(
+        bootstrap_means(crps_MP.to_numpy(), comparison.resamples, comparison.seed)
+    )
 
     points = scores.groupby("model")["points"].sum()
     squared = (scores["mse"] * scores["points"]).groupby(scores["model"]).sum()
@@ -79,14 +84,12 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "rmse_low_mg_dl": low,
             "rmse_high_mg_dl": high,
             "rmse_pooled_mg_dl": np.sqrt(squared / points),
-            "mae_mg_dl": macro["mae"],
-            "mape_pct": macro["mape_pct"],
-            "bias_mg_dl": macro["bias"],
-            "outside_0_600_pct": macro["outside_pct"],
+            "crps_low_mg_dl": crps_low,
+            "crps_high_mg_dl": crps_high,
             "skill_vs_last_value": 1 - macro["rmse"] / macro["rmse"].iloc[reference],
             "skill_low": skill_low,
             "skill_high": skill_high,
-            "clarke_a_pct": macro["clarke_a_pct"],
+            **{name: macro[name] for name in MEASURES if name != "mse"},
             "clarke_ab_pct": macro["clarke_a_pct"] + macro["clarke_b_pct"],
             "tied_with_best": (worse_low <= 0) | (rmse_MP.shape[1] < FEWEST_TO_TELL_APART),
         },
@@ -99,7 +102,7 @@ def per_person(scores: pd.DataFrame) -> pd.DataFrame:
 
     rmse = sqrt(sum points * mse / sum points); the others are means over points.
     """
-    weighted = scores[[*MEASURES, *ZONE_SHARES]].mul(scores["points"], axis=0)
+    weighted = scores[list(MEASURES)].mul(scores["points"], axis=0)
     keys = [scores[name] for name in ("model", *PERSON)]
     means = weighted.groupby(keys).sum().div(scores["points"].groupby(keys).sum(), axis=0)
     return means.assign(rmse=np.sqrt(means["mse"]))
@@ -137,7 +140,7 @@ def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
 
 
 def _require_same_data(scores: pd.DataFrame) -> None:
-    lacking = [name for name in ("data", *MEASURES, *ZONE_SHARES) if name not in scores]
+    lacking = [name for name in ("data", *MEASURES) if name not in scores]
     if lacking or scores[["data", *MEASURES]].isna().any().any():
         raise InputError(
             f"some scores lack {', '.join(lacking) or 'a measure'}: they were made by another "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -14,19 +18,30 @@ from nocturnal_kedro.metrics.point import (
     signed_error,
     squared_error,
 )
+from nocturnal_kedro.metrics.probabilistic import central_covers, crps
 
 KEY = ["source", "subject", "origin"]
+QUANTILE = re.compile(r"q0\.\d+")  # their columns are named by level
 CELL = ["split", "source", "subject", "step"]
 
-# name in the scores -> function of (reference, forecast) in mg/dL, unreduced
-MEASURES = {
+# Name in scores and leaderboard -> function of (reference, forecast) in mg/dL, unreduced.
+POINT_MEASURES = {
     "mse": squared_error,
-    "mae": absolute_error,
+    "mae_mg_dl": absolute_error,
     "mape_pct": percentage_error,
-    "bias": signed_error,
-    "outside_pct": outside_range,
+    "bias_mg_dl": signed_error,
+    "outside_0_600_pct": outside_range,
+}
+# Name -> function of (reference, quantiles, levels) in mg/dL, unreduced over points.
+QUANTILE_MEASURES: dict[str, Callable[..., np.ndarray]] = {
+    "crps_mg_dl": crps,
+    "coverage_50_pct": partial(central_covers, share=0.5),
+    "coverage_80_pct": partial(central_covers, share=0.8),
+    "coverage_90_pct": partial(central_covers, share=0.9),
+    "coverage_98_pct": partial(central_covers, share=0.98),
 }
 ZONE_SHARES = tuple(f"clarke_{zone.lower()}_pct" for zone in ZONES)
+MEASURES = (*POINT_MEASURES, *QUANTILE_MEASURES, *ZONE_SHARES)
 
 
 def score_forecasts(
@@ -35,8 +50,8 @@ def score_forecasts(
     """One row per split, source, subject and step, over that cell's observed points.
 
     Columns: experiment, model, split, source, subject, step, nights (of the subject in the
-    split), points, each of MEASURES and clarke_{a..e}_pct. Raises `InputError` if an origin of
-    the forecasts is unknown, or a forecast is missing or not finite.
+    split), points, each of MEASURES. Raises `InputError` if an origin of the forecasts is unknown,
+    or a forecast or quantile is missing or not finite.
     """
     judged = forecasts.merge(origins, on=KEY, how="left", validate="many_to_one")
     _require_complete(judged, model)
@@ -44,7 +59,14 @@ def score_forecasts(
     judged = judged[judged["target_mg_dl"].notna()]
     reference, forecast = judged["target_mg_dl"].to_numpy(), judged["forecast_mg_dl"].to_numpy()
 
-    values = {name: measure(reference, forecast) for name, measure in MEASURES.items()}
+    names = [name for name in judged if QUANTILE.fullmatch(name)]
+    levels = np.array([float(name[1:]) for name in names])
+    quantiles = judged[names].to_numpy()
+
+    values = {name: measure(reference, forecast) for name, measure in POINT_MEASURES.items()}
+    values |= {
+        name: measure(reference, quantiles, levels) for name, measure in QUANTILE_MEASURES.items()
+    }
     zones = clarke_zones(reference, forecast)
     values |= {
         share: 100.0 * (zones == zone) for share, zone in zip(ZONE_SHARES, ZONES, strict=True)
@@ -66,7 +88,13 @@ def _require_complete(judged: pd.DataFrame, model: str) -> None:
             f"forecasts of '{model}' hold an origin that is not in the frozen table: subject "
             f"'{lost['subject']}', {lost['origin']}. Run data_processing and evaluation again."
         )
-    bad = judged[~np.isfinite(judged["forecast_mg_dl"])]
+    names = [name for name in judged if QUANTILE.fullmatch(name)]
+    if not names:
+        raise InputError(
+            f"forecasts of '{model}' have no quantiles: they were made by another version. Run "
+            f"training and evaluation again."
+        )
+    bad = judged[~np.isfinite(judged[["forecast_mg_dl", *names]]).all(axis=1)]
     if len(bad):
         first = bad.iloc[0]
         raise InputError(

@@ -1,25 +1,36 @@
-"""One module per model behind one small Protocol; the folder is the list of models.
+"""One module per model behind one small contract; the folder is the list of models.
 
-A model module offers `Options` (a frozen pydantic model that rejects unknown keys, with its
-`learning_rate` among them) and
-`build(options, task) -> Forecaster`. It forecasts; it neither trains nor scores itself.
+A model module offers
+- `Options`, a `ModelOptions` with the presets of its network and what the model can be given;
+- `configure(network, task, channels) -> dict`, the architecture of fresh weights as plain JSON;
+- `build(architecture, task, channels) -> Forecaster`, a module with fresh weights;
+- where checkpoints are published, `adapt(checkpoint, task, channels) -> dict`, the architecture
+  from the folder of one, or an `InputError` where it does not fit the task.
+It forecasts; it neither loads weights, nor trains, nor scores itself. Heavy libraries are imported
+inside these functions. A model that runs elsewhere, behind an API, offers `Options` and `answer`
+alone: see `timegpt`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-import numpy as np
-import pandas as pd
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.series.covariates import COVARIATES
 
 if TYPE_CHECKING:  # torch costs seconds: the command line lists the models without it
+    import numpy as np
     from torch import Tensor
 
-    from nocturnal_kedro.series.windows import Batch, Scaler
+    from nocturnal_kedro.series.windows import Batch
 
 # design of the quantile grid: WQL and CRPS integrate over it, 0.01 and 0.99 bound the 98 % interval
 QUANTILE_LEVELS = (0.01, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
+MEDIAN = QUANTILE_LEVELS.index(0.5)
 
 
 class Forecast(NamedTuple):
@@ -27,25 +38,133 @@ class Forecast(NamedTuple):
 
     point_BH: Tensor
     quantiles_BHQ: Tensor | None  # ascending in Q at QUANTILE_LEVELS; None for a point model
+    # In training mode alone: the model's own loss, where it does not learn by points or quantiles.
+    loss_BH: Tensor | None = None
+
+
+class Answer(NamedTuple):
+    """What a baseline or a service says of N windows, in mg/dL."""
+
+    point_NH: np.ndarray
+    quantiles_NHQ: np.ndarray | None = None  # ascending in Q at QUANTILE_LEVELS
 
 
 class Forecaster(Protocol):
-    """A `torch.nn.Module` whose forward pass answers one `Batch`."""
+    """A `torch.nn.Module` whose forward pass answers one `Batch`.
+
+    The library's own network stands at the attribute `network`, so that a checkpoint of the library
+    is loaded by the names of its weights. `pretraining`, where there is one, is a module that holds
+    weights in common with this one and answers a batch with a loss for each window, (B,): it is
+    trained first. A module that reads mg/dL has `glucose_scale`, the mean and the deviation that
+    glucose was scaled by: (0, 1) until fit, or the artifact that it is restored from, tells them.
+    """
 
     def __call__(self, batch: Batch) -> Forecast:
         """The forecast of every window; the targets in `batch` must not touch it."""
         ...
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A fitted model or baseline: all that is needed to forecast, and how it came about."""
+class LoRA(BaseModel, extra="forbid", frozen=True):
+    """Low-rank adapters beside frozen weights: Hu et al. 2021, arXiv:2106.09685."""
 
-    name: str
-    kind: str  # "model" or "baseline"
-    options: dict[str, Any]
-    scaler: Scaler
-    people: tuple[str, ...]  # "source/subject" of everybody in the training split
-    state: dict[str, np.ndarray]
-    record: dict[str, Any]  # corpus fingerprint, seconds, parameters, best epoch, versions
-    log: pd.DataFrame  # one row per epoch; empty for a baseline
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | None = None  # ends of layers' names; the model's own where not given
+    merge: bool = False  # save whole weights, with the adapters in them, instead of adapters alone
+
+
+def _known_covariates(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        require_known("covariate", name, COVARIATES)
+    if len(set(names)) < len(names):
+        raise ValueError("a covariate is named twice")
+    return names
+
+
+Covariates = Annotated[tuple[str, ...], AfterValidator(_known_covariates)]
+
+
+class ModelOptions(BaseModel, extra="forbid", frozen=True):
+    """What every model takes: how it starts, what it is given, how it learns.
+
+    `network` is the size of fresh weights: that of the preset, with what is given over it. Weights
+    that exist have their size already. Raises on a strategy, a size or a covariate that the model
+    cannot use.
+    """
+
+    preset: Literal["tiny", "small", "released"] = "small"
+    strategy: Literal["from_scratch", "fine_tune", "zero_shot"] = "from_scratch"
+    weights: str | None = None  # a folder, or the id of a repository on the hub
+    revision: str | None = None  # of the repository: branch, tag or commit
+    covariates: Covariates | None = None  # the model's usual ones where not given
+    lora: LoRA | None = None
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    # of each model
+    presets: ClassVar[dict[str, BaseModel]]
+    released: ClassVar[str | None] = None  # the published checkpoint
+    can_use: ClassVar[tuple[str, ...]] = COVARIATES
+    can_use_untrained: ClassVar[tuple[str, ...]] = ()  # by a published checkpoint as it is
+    usual: ClassVar[tuple[str, ...]] = ("iob_u", "cob_g", "clock")
+    lora_targets: ClassVar[tuple[str, ...] | Literal["all-linear"]] = "all-linear"
+    extra: ClassVar[str | None] = None  # of pyproject.toml, with the packages that it needs
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        preset = cls.presets.get(given.get("preset", "small"))
+        if given.get("strategy", "from_scratch") == "from_scratch":
+            network = given.get("network") or {}
+            if preset is not None and isinstance(network, dict):
+                return given | {"network": preset.model_dump() | network}
+        elif given.get("preset") == "released" and not given.get("weights"):
+            return given | {"weights": cls.released}
+        return given
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        fresh = self.strategy == "from_scratch"
+        if fresh and self.weights:
+            raise ValueError(
+                "weights are given, and strategy from_scratch starts without: choose fine_tune or "
+                "zero_shot, or leave weights out"
+            )
+        if not fresh and not self.weights:
+            published = (
+                f"preset=released loads {self.released}" if self.released else "none is published"
+            )
+            raise ValueError(
+                f"strategy {self.strategy} needs weights: the folder of a checkpoint or of a "
+                f"fitted model, or the id of one on the hub ({published})"
+            )
+        if not fresh and getattr(self, "network", None) is not None:
+            raise ValueError(
+                f"network is the size of fresh weights, and strategy {self.strategy} takes weights "
+                f"that have theirs: leave network out"
+            )
+        if self.lora and self.strategy != "fine_tune":
+            raise ValueError(
+                f"lora adapts weights that exist: strategy fine_tune, not {self.strategy}"
+            )
+        for name in self.covariates or ():
+            if name not in self.can_use:
+                raise ValueError(
+                    f"covariate '{name}' cannot be used by this model; "
+                    f"it can use: {', '.join(self.can_use) or 'none'}"
+                )
+        return self
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint, without what describes the file and not the network."""
+    file = checkpoint / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{file}' cannot be read: {error}.") from error
+    described = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
+    return {name: value for name, value in config.items() if name not in described}

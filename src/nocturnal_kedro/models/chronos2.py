@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
-from chronos.chronos2.config import Chronos2CoreConfig
-from chronos.chronos2.model import Chronos2Model
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.origins import Task
-from nocturnal_kedro.series.windows import CONTEXT_CHANNELS, Batch
-
-MEDIAN = QUANTILE_LEVELS.index(0.5)
+from nocturnal_kedro.series.windows import Batch, Channels
 
 
-class Options(BaseModel, extra="forbid", frozen=True):
-    """Architecture; the defaults train on a laptop's CPU in minutes."""
+class Network(BaseModel, extra="forbid", frozen=True):
+    """Size of fresh weights; the defaults train on a laptop's CPU in minutes."""
 
     patch_length: int = Field(default=32, ge=4)
     d_model: int = Field(default=64, ge=8)
@@ -29,7 +28,6 @@ class Options(BaseModel, extra="forbid", frozen=True):
     # The library's 0.05 starts every layer norm near 0: minutes of training never leave it.
     initializer_factor: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -38,47 +36,95 @@ class Options(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-def build(options: Options, task: Task) -> nn.Module:
-    """A Chronos-2 with fresh weights for the task's context and horizon."""
-    return Chronos2(options, task)
+class Options(ModelOptions, frozen=True):
+    """Chronos-2; covariates are given to the published checkpoint as they are."""
+
+    network: Network | None = None
+    learning_rate: float = Field(default=3e-3, gt=0)
+    presets: ClassVar = {
+        "tiny": Network(d_model=16, heads=2, d_ff=32, layers=1, dropout=0.0),
+        "small": Network(),
+        # of amazon/chronos-2, 120 M
+        "released": Network(patch_length=16, d_model=768, heads=12, d_ff=3072, layers=12),
+    }
+    released: ClassVar = "amazon/chronos-2"
+    can_use_untrained: ClassVar = COVARIATES
+    lora_targets: ClassVar = (
+        *(f"self_attention.{part}" for part in "qkvo"),
+        "output_patch_embedding.output_layer",
+    )
+
+
+def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:
+    """The library's configuration of fresh weights."""
+    return {
+        "d_model": network.d_model,
+        "d_kv": network.d_model // network.heads,
+        "d_ff": network.d_ff,
+        "num_layers": network.layers,
+        "num_heads": network.heads,
+        "dropout_rate": network.dropout,
+        "initializer_factor": network.initializer_factor,
+        "chronos_config": {
+            "context_length": task.context_steps,
+            "input_patch_size": network.patch_length,
+            "input_patch_stride": network.patch_length,
+            "output_patch_size": network.patch_length,
+            "max_output_patches": math.ceil(task.horizon_steps / network.patch_length),
+            "quantiles": list(QUANTILE_LEVELS),
+            "use_reg_token": True,
+            "use_arcsinh": True,
+        },
+    }
+
+
+def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
+    """A checkpoint's configuration, as it is: any channels, up to its own context and horizon."""
+    config = read_config(checkpoint)
+    own = config["chronos_config"]
+    longest = own["max_output_patches"] * own["output_patch_size"]
+    if own["context_length"] < task.context_steps or longest < task.horizon_steps:
+        raise InputError(
+            f"the checkpoint reads up to {own['context_length']} steps and forecasts up to "
+            f"{longest}; the task has {task.context_steps} and {task.horizon_steps}. Shorten it."
+        )
+    if tuple(own["quantiles"]) != QUANTILE_LEVELS:
+        raise InputError(
+            f"the checkpoint forecasts the levels {own['quantiles']}, and every table has "
+            f"{list(QUANTILE_LEVELS)}: it cannot be used."
+        )
+    return config
+
+
+def build(architecture: dict[str, Any], task: Task, channels: Channels) -> nn.Module:
+    """A Chronos-2 with fresh weights."""
+    return Chronos2(architecture, task.horizon_steps, channels.known_ahead)
 
 
 class Chronos2(nn.Module):
     """One row per channel, joined by group attention; an unknown future is NaN."""
 
-    def __init__(self, options: Options, task: Task) -> None:
+    def __init__(self, architecture: dict[str, Any], horizon: int, known_ahead: list[int]) -> None:
         super().__init__()
-        self.horizon = task.horizon_steps
-        self.output_patches = math.ceil(task.horizon_steps / options.patch_length)
+        from chronos.chronos2.config import Chronos2CoreConfig
+        from chronos.chronos2.model import Chronos2Model
+
+        self.horizon = horizon
+        self.known_ahead = known_ahead
+        own = architecture["chronos_config"]
+        self.output_patches = math.ceil(horizon / own["output_patch_size"])
+        # The library writes into the dictionary that it is given.
         self.network = Chronos2Model(
-            Chronos2CoreConfig(
-                d_model=options.d_model,
-                d_kv=options.d_model // options.heads,
-                d_ff=options.d_ff,
-                num_layers=options.layers,
-                num_heads=options.heads,
-                dropout_rate=options.dropout,
-                initializer_factor=options.initializer_factor,
-                chronos_config={
-                    "context_length": task.context_steps,
-                    "input_patch_size": options.patch_length,
-                    "input_patch_stride": options.patch_length,
-                    "output_patch_size": options.patch_length,
-                    "max_output_patches": self.output_patches,
-                    "quantiles": list(QUANTILE_LEVELS),
-                    "use_reg_token": True,
-                    "use_arcsinh": True,
-                },
-            )
+            Chronos2CoreConfig(**(architecture | {"chronos_config": dict(own)}))
         )
 
     def forward(self, batch: Batch) -> Forecast:
         """Quantiles of glucose, (B, H, Q), and their median as the point forecast."""
         windows, _, channels = batch.context_BLC.shape
         past = _nan_where_unobserved(batch.context_BLC, batch.context_observed_BLC)
-        glucose_ahead = torch.full_like(batch.future_BHF[..., :1], torch.nan)
-        ahead = torch.cat(
-            [glucose_ahead, _nan_where_unobserved(batch.future_BHF, batch.future_observed_BHF)], -1
+        ahead = past.new_full((windows, self.horizon, channels), torch.nan)
+        ahead[..., self.known_ahead] = _nan_where_unobserved(
+            batch.future_BHF, batch.future_observed_BHF
         )
         output = self.network(
             context=past.transpose(1, 2).flatten(0, 1),
@@ -86,7 +132,7 @@ class Chronos2(nn.Module):
             group_ids=torch.arange(windows, device=past.device).repeat_interleave(channels),
             num_output_patches=self.output_patches,
         )
-        of_glucose = slice(None, None, len(CONTEXT_CHANNELS))
+        of_glucose = slice(None, None, channels)
         quantiles_BQH = output.quantile_preds[of_glucose, :, : self.horizon]
         # Levels are learnt one by one and may cross before they have converged.
         quantiles_BHQ = quantiles_BQH.transpose(1, 2).sort(dim=-1).values

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
+from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.grid import GridOptions, grid_people, order_readings
 from nocturnal_kedro.series.origins import (
     Task,
@@ -29,7 +30,8 @@ from nocturnal_kedro.series.physiology import OF_CARBS, OF_INSULIN, Physiology, 
 from nocturnal_kedro.series.schema import SLOT, STEPS_PER_DAY, Readings, make_tally
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the options are read at every command
-    from nocturnal_kedro.series.windows import Batch, Scaler
+    from nocturnal_kedro.series.scaler import Scaler
+    from nocturnal_kedro.series.windows import Batch
 
 ORIGINS_OF_A_PERSON = 2  # that are made again from what was recorded by then
 AUDIT_COLUMNS = ("check", "passed", "examined", "found", "data")
@@ -67,7 +69,7 @@ def audit_leaks(audited: Audited, options: AuditOptions) -> pd.DataFrame:
 
     `data` is the fingerprint of what was audited. `require_passed` turns a failure into an error.
     """
-    from nocturnal_kedro.series.windows import fit_scaler
+    from nocturnal_kedro.series.scaler import fit_scaler
 
     corpus, splits, origins = audited.corpus, audited.splits, audited.origins
     draw = np.random.default_rng(options.seed)
@@ -119,9 +121,11 @@ class _Data(Audited):
         """Windows as training and forecasting gather them."""
         import torch
 
-        from nocturnal_kedro.series.windows import WindowGatherer
+        from nocturnal_kedro.series.windows import Channels, WindowGatherer
 
-        gatherer = WindowGatherer(corpus or self.corpus, self.splits, self.scaler, self.task)
+        gatherer = WindowGatherer(
+            corpus or self.corpus, self.splits, self.scaler, self.task, Channels(COVARIATES)
+        )
         return gatherer.gather(torch.from_numpy(rows))
 
 
@@ -275,7 +279,7 @@ def _future(data: _Data) -> tuple[int, str]:
 
 
 def _training(data: _Data) -> tuple[int, str]:
-    from nocturnal_kedro.series.windows import fit_scaler
+    from nocturnal_kedro.series.scaler import fit_scaler
 
     corpus, train = data.corpus, rows_of_split(data.corpus, data.splits, "train")
     outside = np.ones(len(corpus.late_T), bool)

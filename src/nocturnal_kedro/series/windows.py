@@ -5,7 +5,9 @@ Shapes: B windows, L context steps, H horizon steps, C context channels, F known
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +17,44 @@ from torch import Tensor
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, fourier_clock
-from nocturnal_kedro.series.origins import Task, rows_of_split, segment_starts
+from nocturnal_kedro.series.covariates import CLOCK, KNOWN_AHEAD
+from nocturnal_kedro.series.origins import Task, segment_starts
+from nocturnal_kedro.series.physiology import ACTIONS, OF_CARBS
+from nocturnal_kedro.series.scaler import GLUCOSE, Scaler
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 
-# What a model sees of the past, and, from the second on, of the future. The future of insulin and
-# carbs on board is the decay of what was given up to the origin: no later dose is in it.
-CONTEXT_CHANNELS = ("glucose_mg_dl", "iob_u", "cob_g", "clock_sin", "clock_cos")
-FUTURE_CHANNELS = CONTEXT_CHANNELS[1:]
-_SCALED = 3  # the first channels are scaled; the clock is not
-# Of the corpus a window needs those, and the amounts that the decay-only future follows from.
-_GATHERED = [CHANNELS.index(name) for name in (*CONTEXT_CHANNELS[:_SCALED], "insulin_u", "carbs_g")]
-_AMOUNTS = slice(_SCALED, _SCALED + 2)
+_OF_CLOCK = ("clock_sin", "clock_cos")
+_AMOUNTS = ("insulin_u", "carbs_g")  # that the decay-only future follows from
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which channels a window holds: glucose first, then the covariates in the order given.
+
+    What insulin and carbs still do, and the clock, have a future that is known at the origin: the
+    decay of what was given up to it. No later dose is in it.
+    """
+
+    covariates: tuple[str, ...]
+
+    @cached_property
+    def context(self) -> tuple[str, ...]:
+        """Names along C."""
+        return (GLUCOSE, *_spelt_out(self.covariates))
+
+    @cached_property
+    def future(self) -> tuple[str, ...]:
+        """Names along F: those of the context that are known ahead, in the same order."""
+        return tuple(_spelt_out(name for name in self.covariates if name in KNOWN_AHEAD))
+
+    @cached_property
+    def known_ahead(self) -> list[int]:
+        """Where along C the channels of F stand."""
+        return [self.context.index(name) for name in self.future]
+
+
+def _spelt_out(covariates: Iterable[str]) -> list[str]:
+    return [channel for name in covariates for channel in (_OF_CLOCK if name == CLOCK else (name,))]
 
 
 class Batch(NamedTuple):
@@ -37,35 +66,6 @@ class Batch(NamedTuple):
     future_observed_BHF: Tensor
     target_BH: Tensor  # 0 where unobserved
     target_observed_BH: Tensor
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Mean and standard deviation of glucose, insulin and carbs on board in training rows."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def fit(cls, corpus: Corpus, train_rows: np.ndarray) -> Scaler:
-        """Over the observed values in `train_rows`; a channel never observed keeps 0 and 1."""
-        scaled = _GATHERED[:_SCALED]
-        values = corpus.values_TC[train_rows][:, scaled].astype(np.float64)
-        observed = corpus.observed_TC[train_rows][:, scaled]
-        count = np.maximum(observed.sum(axis=0), 1)
-        mean = (values * observed).sum(axis=0) / count
-        variance = (((values - mean) ** 2) * observed).sum(axis=0) / count
-        std = np.where(variance > 0, np.sqrt(variance), 1.0)
-        return cls(tuple(map(float, mean)), tuple(map(float, std)))
-
-    def to_mg_dl(self, scaled: Tensor) -> Tensor:
-        """Glucose back in mg/dL."""
-        return scaled * self.std[0] + self.mean[0]
-
-
-def fit_scaler(corpus: Corpus, splits: pd.DataFrame) -> Scaler:
-    """The scaler of the training rows, and of no other row."""
-    return Scaler.fit(corpus, rows_of_split(corpus, splits, "train"))
 
 
 class WindowGatherer:
@@ -81,6 +81,7 @@ class WindowGatherer:
         splits: pd.DataFrame,
         scaler: Scaler,
         task: Task,
+        channels: Channels,
         device: torch.device | str = "cpu",
     ) -> None:
         if corpus.kernels_4K.shape[1] > task.context_steps:
@@ -90,10 +91,24 @@ class WindowGatherer:
             )
         self.task = task
         self.scaler = scaler
+        self.channels = channels
         self.device = torch.device(device)
+
+        # The clock is computed, all else stands in the corpus; so do the amounts behind a future.
+        recorded = [name for name in channels.context if name not in _OF_CLOCK]
+        actions = [name for name in recorded if name in ACTIONS]
+        gathered = [CHANNELS.index(name) for name in (*recorded, *(_AMOUNTS if actions else ()))]
+        self._recorded = len(recorded)
+        self._actions_at = [recorded.index(name) for name in actions]
+        self._amount_of = [int(ACTIONS.index(name) in OF_CARBS) for name in actions]
+        in_order = [*recorded, *_OF_CLOCK]
+        self._context_order = [in_order.index(name) for name in channels.context]
+        in_order = [*actions, *_OF_CLOCK]
+        self._future_order = [in_order.index(name) for name in channels.future]
+
         clock_D2 = fourier_clock(np.arange(STEPS_PER_DAY)).astype(np.float32)
-        self._values_TC = torch.from_numpy(corpus.values_TC[:, _GATHERED]).to(device)
-        self._observed_TC = torch.from_numpy(corpus.observed_TC[:, _GATHERED]).to(device)
+        self._values_TG = torch.from_numpy(corpus.values_TC[:, gathered]).to(device)
+        self._observed_TG = torch.from_numpy(corpus.observed_TC[:, gathered]).to(device)
         self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T.astype(np.int64)).to(device)
@@ -103,11 +118,10 @@ class WindowGatherer:
             self._people_last, (corpus.people["last"] - corpus.people["first"]).to_numpy()
         )
         self._person_last_T = torch.from_numpy(people_last).to(device)
-        self._mean = torch.tensor(scaler.mean, device=device)
-        self._std = torch.tensor(scaler.std, device=device)
-        self._decay_2KH = torch.from_numpy(
-            _decay_matrices(corpus.kernels_4K[:2], task.horizon_steps)
-        ).to(device)
+        self._mean = torch.tensor([scaler.mean[name] for name in recorded], device=device)
+        self._std = torch.tensor([scaler.std[name] for name in recorded], device=device)
+        kernels = corpus.kernels_4K[[ACTIONS.index(name) for name in actions]]
+        self._decay_AKH = torch.from_numpy(_decay_matrices(kernels, task.horizon_steps)).to(device)
         self._context_steps = torch.arange(1 - task.context_steps, 1, device=device)
         self._horizon_steps = torch.arange(1, task.horizon_steps + 1, device=device)
 
@@ -116,23 +130,23 @@ class WindowGatherer:
         rows_BL = origin_rows[:, None] + self._context_steps
         inside_BL = rows_BL >= self._segment_start_T[origin_rows][:, None]
         rows_BL = rows_BL.clamp(min=0)
-        observed_BLC = self._observed_TC[rows_BL] & inside_BL[..., None]
-        values_BLC = self._values_TC[rows_BL]
+        observed_BLG = self._observed_TG[rows_BL] & inside_BL[..., None]
+        values_BLG = self._values_TG[rows_BL]
         # Taken up to 2.5 minutes after the origin, the origin's own reading is not yet there.
-        observed_BLC[:, -1, 0] &= ~self._late_T[origin_rows]
+        observed_BLG[:, -1, 0] &= ~self._late_T[origin_rows]
 
-        scaled_BL3 = (values_BLC[..., :_SCALED] - self._mean) / self._std
-        filled_BL3 = fill_forward(scaled_BL3, observed_BLC[..., :_SCALED])
+        recorded_BLR = observed_BLG[..., : self._recorded]
+        scaled_BLR = (values_BLG[..., : self._recorded] - self._mean) / self._std
+        filled_BLR = fill_forward(scaled_BLR, recorded_BLR)
         clock_BL2 = self._clock(origin_rows, self._context_steps)
-        context_BLC = torch.cat([filled_BL3, clock_BL2], dim=-1)
-        known_BL2 = torch.ones_like(clock_BL2, dtype=torch.bool)
-        context_observed_BLC = torch.cat([observed_BLC[..., :_SCALED], known_BL2], dim=-1)
+        context = torch.cat([filled_BLR, clock_BL2], dim=-1)
+        seen = torch.cat([recorded_BLR, torch.ones_like(clock_BL2, dtype=torch.bool)], dim=-1)
 
         target_BH, target_observed_BH = self._target(origin_rows)
         return Batch(
-            context_BLC,
-            context_observed_BLC,
-            *self._known_future(origin_rows, values_BLC, observed_BLC),
+            context[..., self._context_order],
+            seen[..., self._context_order],
+            *self._known_future(origin_rows, values_BLG, observed_BLG),
             target_BH,
             target_observed_BH,
         )
@@ -142,19 +156,21 @@ class WindowGatherer:
         return np.searchsorted(self._people_last, rows, side="right")
 
     def _known_future(
-        self, origin_rows: Tensor, values_BLC: Tensor, observed_BLC: Tensor
+        self, origin_rows: Tensor, values_BLG: Tensor, observed_BLG: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What is on board if nothing more is given, and the clock: (B, H, F) and its mask."""
-        kernel_steps = self._decay_2KH.shape[1]
-        given_BK2 = (values_BLC * observed_BLC)[:, -kernel_steps:, _AMOUNTS]
-        on_board_BH2 = torch.einsum("bkc,ckh->bhc", given_BK2, self._decay_2KH)
-        scaled_BH2 = (on_board_BH2 - self._mean[1:]) / self._std[1:]
-        # The future is known where what is on board at the origin is.
-        known_BH2 = observed_BLC[:, -1:, 1:3].expand_as(scaled_BH2)
+        """What doses still do if nothing more is given, and the clock: (B, H, F) and its mask."""
+        at = self._actions_at
+        kernel_steps = self._decay_AKH.shape[1]
+        given_BKG = (values_BLG * observed_BLG)[:, -kernel_steps:, self._recorded :]
+        given_BKA = given_BKG[..., self._amount_of]
+        acting_BHA = torch.einsum("bka,akh->bha", given_BKA, self._decay_AKH)
+        scaled_BHA = (acting_BHA - self._mean[at]) / self._std[at]
+        # The future is known where what acts at the origin is.
+        known_BHA = observed_BLG[:, -1:, at].expand_as(scaled_BHA)
         clock_BH2 = self._clock(origin_rows, self._horizon_steps)
-        future_BHF = torch.cat([torch.where(known_BH2, scaled_BH2, 0.0), clock_BH2], dim=-1)
-        known_BHF = torch.cat([known_BH2, torch.ones_like(known_BH2)], dim=-1)
-        return future_BHF, known_BHF
+        future = torch.cat([torch.where(known_BHA, scaled_BHA, 0.0), clock_BH2], dim=-1)
+        known = torch.cat([known_BHA, torch.ones_like(clock_BH2, dtype=torch.bool)], dim=-1)
+        return future[..., self._future_order], known[..., self._future_order]
 
     def _clock(self, origin_rows: Tensor, steps: Tensor) -> Tensor:
         slot_of_day = (self._slot_of_day_T[origin_rows][:, None] + steps) % STEPS_PER_DAY
@@ -164,8 +180,8 @@ class WindowGatherer:
         rows_BH = origin_rows[:, None] + self._horizon_steps
         inside_BH = rows_BH < self._person_last_T[origin_rows][:, None]
         rows_BH = rows_BH.clamp(max=len(self._late_T) - 1)
-        observed_BH = self._observed_TC[rows_BH, 0] & inside_BH
-        scaled_BH = (self._values_TC[rows_BH, 0] - self._mean[0]) / self._std[0]
+        observed_BH = self._observed_TG[rows_BH, 0] & inside_BH
+        scaled_BH = (self._values_TG[rows_BH, 0] - self._mean[0]) / self._std[0]
         return torch.where(observed_BH, scaled_BH, 0.0), observed_BH
 
 
@@ -177,9 +193,9 @@ def fill_forward(values_BLC: Tensor, observed_BLC: Tensor) -> Tensor:
     return torch.where(last_BLC >= 0, filled_BLC, 0.0)
 
 
-def _decay_matrices(kernels_2K: np.ndarray, horizon: int) -> np.ndarray:
-    """Share left at step h of what was given K - 1 - k slots before the origin, (2, K, H)."""
-    steps = kernels_2K.shape[1]
+def _decay_matrices(kernels_AK: np.ndarray, horizon: int) -> np.ndarray:
+    """What is left at step h of what was given K - 1 - k slots before the origin, (A, K, H)."""
+    steps = kernels_AK.shape[1]
     age_KH = np.arange(steps)[::-1, None] + np.arange(1, horizon + 1)
-    padded_2A = np.pad(kernels_2K, ((0, 0), (0, horizon)))
-    return np.ascontiguousarray(padded_2A[:, age_KH])
+    padded_AS = np.pad(kernels_AK, ((0, 0), (0, horizon)))
+    return np.ascontiguousarray(padded_AS[:, age_KH])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -22,13 +23,19 @@ from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.device import TORCH_NAME, require_device
 from nocturnal_kedro.training.options import Training
 
+# Initial weights and dropout come from torch's one generator: with a runner of threads, models are
+# built and trained one after the other, or their numbers would mix.
+ONE_AT_A_TIME = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Trained:
     """The best weights seen on validation, and the way there."""
 
     state: dict[str, Tensor]
-    log: pd.DataFrame  # epoch, train_loss, validation_loss, validation_rmse, learning_rate, seconds
+    log: (
+        pd.DataFrame
+    )  # epoch, train_loss, validation_loss, the objective's score, learning_rate, seconds
     best_epoch: int
 
 
@@ -40,18 +47,18 @@ def train(
     training: Training,
     learning_rate: float,
     name: str,
+    objective: Objective | None = None,
 ) -> Trained:
     """Fit `module` to windows at `train_rows`; early stopping sees `validation_rows` alone.
 
-    Rows are origins in the gatherer's corpus (int64). Selection is by the RMSE of validation in
-    scaled units, each person counting once as in the leaderboard. Raises `InputError` when the
-    loss is no longer finite.
+    Rows are origins in the gatherer's corpus (int64). The objective is FORECAST where none is
+    given. Raises `InputError` when the loss is no longer finite.
     """
+    objective = objective or FORECAST
     total_steps = training.epochs * training.steps_per_epoch
     accelerator = start_accelerator(training)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=learning_rate, weight_decay=training.weight_decay
-    )
+    trainable = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=training.weight_decay)
     # A prepared scheduler would step once per process: it stays as it is.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step, total_steps, training.warmup_share)
@@ -60,7 +67,7 @@ def train(
 
     batches = draw_rows(train_rows, training.batch_size, training.seed)
     epochs: list[dict[str, float]] = []
-    best_rmse, best_epoch, best_state = math.inf, 0, {}
+    best, best_epoch, best_state = math.inf, 0, {}
     started = time.perf_counter()
     with progress(total_steps, name) as bar:
         for epoch in range(1, training.epochs + 1):
@@ -68,39 +75,39 @@ def train(
             losses = []
             for _ in range(training.steps_per_epoch):
                 batch = gatherer.gather(next(batches).to(accelerator.device))
-                loss = masked_mean(
-                    pointwise_loss(module(batch), batch), batch.target_observed_BH, accelerator
-                )
+                loss = masked_mean(*objective.loss(module, batch), accelerator)
                 if not torch.isfinite(loss):
                     raise InputError(
                         f"model '{name}': the loss is {loss.item()} in epoch {epoch}. Lower "
                         f"model_options.{name}.learning_rate (now {learning_rate:g})."
                     )
                 accelerator.backward(loss)
-                accelerator.clip_grad_norm_(module.parameters(), training.clip_norm)
+                accelerator.clip_grad_norm_(trainable, training.clip_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 losses.append(loss.item())
                 bar.set_postfix_str(
-                    f"epoch {epoch}, loss {losses[-1]:.3f}, best RMSE {best_rmse:.3f}",
+                    f"epoch {epoch}, loss {losses[-1]:.3f}, best {best:.3f}",
                     refresh=False,
                 )
                 bar.update()
 
-            validation_loss, rmse = validate(module, gatherer, validation_rows, training.batch_size)
+            validation_loss, score = objective.validate(
+                module, gatherer, validation_rows, training.batch_size
+            )
             epochs.append(
                 {
                     "epoch": epoch,
                     "train_loss": float(np.mean(losses)),
                     "validation_loss": validation_loss,
-                    "validation_rmse": rmse,
+                    objective.score: score,
                     "learning_rate": float(schedule.get_last_lr()[0]),
                     "seconds": time.perf_counter() - started,
                 }
             )
-            if rmse < best_rmse:
-                best_rmse, best_epoch = rmse, epoch
+            if score < best:
+                best, best_epoch = score, epoch
                 best_state = {
                     key: value.detach().cpu().clone()
                     for key, value in accelerator.unwrap_model(module).state_dict().items()
@@ -145,7 +152,9 @@ def warmup_cosine(step: int, total_steps: int, warmup_share: float) -> float:
 
 
 def pointwise_loss(forecast: Forecast, batch: Batch) -> Tensor:
-    """Loss of every point, (B, H): pinball over the quantiles, or squared error without any."""
+    """Loss of every point, (B, H): the model's own, else pinball, or else squared error."""
+    if forecast.loss_BH is not None:
+        return forecast.loss_BH
     if forecast.quantiles_BHQ is None:
         return (forecast.point_BH - batch.target_BH) ** 2
     level_Q = forecast.quantiles_BHQ.new_tensor(QUANTILE_LEVELS)
@@ -179,6 +188,41 @@ def validate(
     square_P, count_P = (np.bincount(person, torch.cat(part).numpy()) for part in (squares, counts))
     seen = count_P > 0
     return sum(loss) / count_P.sum(), float(np.sqrt(square_P[seen] / count_P[seen]).mean())
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt, and what chooses the epoch."""
+
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]  # values, and which of them count
+    validate: Callable[[nn.Module, WindowGatherer, np.ndarray, int], tuple[float, float]]
+    score: str  # what the second number of `validate` is called in the log
+
+
+def _forecast_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    return pointwise_loss(module(batch), batch), batch.target_observed_BH
+
+
+def _represent_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    loss_B = module(batch)
+    return loss_B, torch.ones_like(loss_B, dtype=torch.bool)
+
+
+@torch.no_grad()
+def _validate_representation(
+    module: nn.Module, gatherer: WindowGatherer, rows: np.ndarray, batch_size: int
+) -> tuple[float, float]:
+    module.eval()
+    parts = torch.from_numpy(rows).split(batch_size)
+    losses = torch.cat([module(gatherer.gather(part.to(gatherer.device))) for part in parts])
+    return float(losses.mean()), float(losses.mean())
+
+
+# The epoch is chosen by the RMSE of validation in scaled units, each person counting once as in the
+# leaderboard.
+FORECAST = Objective(_forecast_loss, validate, "validation_rmse")
+# Of a module that answers a batch with a loss for each window: `Forecaster.pretraining`.
+REPRESENTATION = Objective(_represent_loss, _validate_representation, "validation_score")
 
 
 def progress(total_steps: int, name: str) -> tqdm[NoReturn]:

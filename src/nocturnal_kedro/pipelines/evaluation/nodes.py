@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import pandas as pd
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.scores import score_forecasts
-from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.options import Training
 
 
@@ -19,12 +20,13 @@ def forecast_nights(
     splits: pd.DataFrame,
     origins: pd.DataFrame,
     training: Training,
+    answers: MutableMapping[str, bytes],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Forecasts of every night outside training, what they are of, and what the model costs."""
-    from nocturnal_kedro.training.fit import forecast
+    from nocturnal_kedro.training.forecast import forecast
 
     plugins.load(artifact.kind, artifact.name)  # importing is not forecasting
-    forecasts, seconds = forecast(artifact, corpus, splits, origins, training.device)
+    forecasts, seconds = forecast(artifact, corpus, splits, origins, training.device, answers)
     nights = forecasts.groupby(["source", "subject", "origin"]).ngroups
     return forecasts, {
         "data": artifact.record["data"],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import pandas as pd
 
-from nocturnal_kedro.models import Artifact
 from nocturnal_kedro.series.audit import require_audited
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.origins import Task, data_fingerprint
+from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.options import Training
 
 
@@ -21,14 +22,17 @@ def fit_model(
     task: Task,
     training: Training,
     options: dict[str, Any],
+    answers: MutableMapping[str, bytes],
     *,
     model: str,
 ) -> Artifact:
     """Train one model on the training split; validation nights choose the epoch."""
-    from nocturnal_kedro.training import fit
+    from nocturnal_kedro.training.data import Data
+    from nocturnal_kedro.training.fit import fit_model
 
-    require_audited(audit, data_fingerprint(corpus, splits, origins))
-    return fit.fit_model(model, options, corpus, splits, origins, task, training)
+    data = Data(corpus, splits, origins, task)
+    require_audited(audit, data.fingerprint())
+    return fit_model(model, options, data, training, answers)
 
 
 def fit_baseline(
@@ -37,11 +41,15 @@ def fit_baseline(
     origins: pd.DataFrame,
     audit: pd.DataFrame,
     task: Task,
+    training: Training,
+    options: dict[str, Any],
     *,
     baseline: str,
 ) -> Artifact:
-    """Fit one baseline on the training split."""
-    from nocturnal_kedro.training import fit
+    """Fit one baseline on the training split; `options` are those of all baselines by name."""
+    from nocturnal_kedro.training.data import Data
+    from nocturnal_kedro.training.fit import fit_baseline
 
-    require_audited(audit, data_fingerprint(corpus, splits, origins))
-    return fit.fit_baseline(baseline, {}, corpus, splits, origins, task)
+    data = Data(corpus, splits, origins, task)
+    require_audited(audit, data.fingerprint())
+    return fit_baseline(baseline, options.get(baseline, {}), data, training)

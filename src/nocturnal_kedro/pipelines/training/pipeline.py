@@ -16,7 +16,7 @@ def create_pipeline(
     fit_models = [
         node(
             update_wrapper(partial(nodes.fit_model, model=model), nodes.fit_model),
-            [*SHARED, "params:training", f"params:model_options.{model}"],
+            [*SHARED, "params:training", f"params:model_options.{model}", "answers"],
             f"{experiment}.{model}.model",
             name="fit",
             namespace=f"{experiment}.{model}",
@@ -26,7 +26,7 @@ def create_pipeline(
     fit_baselines = [
         node(
             update_wrapper(partial(nodes.fit_baseline, baseline=baseline), nodes.fit_baseline),
-            SHARED,
+            [*SHARED, "params:training", "params:baseline_options"],
             f"{experiment}.{baseline}.model",
             name="fit",
             namespace=f"{experiment}.{baseline}",

@@ -1,0 +1,69 @@
+"""What every model of a comparison is trained and tested on, held together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.origins import (
+    Task,
+    data_fingerprint,
+    eligible_rows,
+    origin_rows,
+    require_frozen,
+)
+from nocturnal_kedro.series.scaler import Scaler
+from nocturnal_kedro.series.schema import STEPS_PER_DAY, STEPS_PER_HOUR, TEST_SPLITS
+from nocturnal_kedro.series.windows import Channels, WindowGatherer
+from nocturnal_kedro.training.device import TORCH_NAME, require_device
+
+
+@dataclass(frozen=True)
+class Data:
+    """A corpus, who and when of it is for what, and the question asked of it."""
+
+    corpus: Corpus
+    splits: pd.DataFrame
+    origins: pd.DataFrame
+    task: Task
+
+    def require_frozen(self) -> None:
+        """Raise `InputError` unless the origins are those of corpus, splits and task."""
+        require_frozen(self.corpus, self.splits, self.origins, self.task)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of readings, splits and origins."""
+        return data_fingerprint(self.corpus, self.splits, self.origins)
+
+    def night_rows(self, split: str) -> np.ndarray:
+        """Rows of the corpus that are the frozen origins of a split (int64)."""
+        return origin_rows(self.corpus, self.origins[self.origins["split"] == split])
+
+    def rows_around_anchor(self, hours: float) -> np.ndarray:
+        """Every row whose training window may be used, within `hours` of midnight (int64)."""
+        rows = eligible_rows(self.corpus, self.splits, self.task, "train")
+        slot = self.corpus.slot_of_day_T[rows].astype(int)
+        distance = np.minimum(slot, STEPS_PER_DAY - slot)
+        return rows[distance <= hours * STEPS_PER_HOUR]
+
+    def gatherer(self, scaler: Scaler, channels: Channels, device: str = "cpu") -> WindowGatherer:
+        """Windows on a device; `InputError` where it is absent."""
+        require_device(device)
+        return WindowGatherer(
+            self.corpus, self.splits, scaler, self.task, channels, TORCH_NAME[device]
+        )
+
+    def trained_people(self) -> tuple[str, ...]:
+        """'source/subject' of everybody with a training segment."""
+        return _names(self.splits[self.splits["split"] == "train"])
+
+    def tested_people(self) -> tuple[str, ...]:
+        """'source/subject' of everybody with a night that is tested on."""
+        return _names(self.origins[self.origins["split"].isin(TEST_SPLITS)])
+
+
+def _names(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(sorted(set(rows["source"] + "/" + rows["subject"])))
