@@ -19,6 +19,7 @@ from nocturnal_kedro.training.artifact import load_artifact, save_artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.fit import fit_model
 from nocturnal_kedro.training.forecast import answer_with, forecast
+from nocturnal_kedro.training.loop import pointwise_loss
 from nocturnal_kedro.training.options import Training
 from nocturnal_kedro.training.start import start_model, tell_scale
 from tests.conftest import SCALER, USUAL
@@ -214,6 +215,15 @@ def test_chronos_bolt_equals_its_library(
     np.testing.assert_allclose(ours.point_BH, expected_BHK[..., 4], atol=1e-4)
 
 
+def test_chronos_bolt_learns_beyond_one_pass(glucose: Batch, task: Task, tmp_path: Path) -> None:
+    save_bolt(tmp_path, 64)
+    module = start("chronos_bolt", tmp_path, task, strategy="fine_tune")
+    pointwise_loss(module(glucose), glucose)[:, 64:].mean().backward()
+    grads = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert max(grad.abs().max() for grad in grads) > 0
+
+
 def test_levels_between_and_beyond_the_known_are_those_of_a_normal_distribution() -> None:
     lower, share = _between(torch.tensor(DECILES, dtype=torch.float64))
     known = 120 + 30 * torch.special.ndtri(torch.tensor(DECILES, dtype=torch.float64))
@@ -254,7 +264,16 @@ def save_t5(folder: Path, prediction_length: int, **own: Any) -> None:
         decoder_start_token_id=0,
     )
     config.chronos_config = chronos_config
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    network = T5ForConditionalGeneration(config)
+    # A token is no mere copy of the last, where it stands matters, and EOS would often be drawn.
+    with torch.no_grad():
+        for block in network.decoder.block:
+            block.layer[0].SelfAttention.o.weight.mul_(8)
+            block.layer[1].EncDecAttention.o.weight.mul_(8)
+        for stack in (network.encoder, network.decoder):
+            stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.mul_(20)
+        network.shared.weight[1] *= 3
+    network.save_pretrained(folder)
 
 
 def chronos_of(folder: Path) -> Any:
@@ -270,6 +289,7 @@ def test_the_likeliest_path_of_chronos_t5_is_its_librarys(
     """Beyond its own horizon as well: the library reads on from the median."""
     save_t5(tmp_path, own, top_k=1, num_samples=2)
     theirs_BSH = chronos_of(tmp_path).predict(in_mg_dl(glucose), task.horizon_steps)
+    assert (theirs_BSH.diff(dim=-1) != 0).float().mean() > 0.2  # it is no constant
     ours = answer(start("chronos_t5", tmp_path, task), glucose)
     np.testing.assert_allclose(ours.point_BH, scaled(theirs_BSH[:, 0]), atol=1e-4)
 

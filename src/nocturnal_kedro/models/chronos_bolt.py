@@ -125,7 +125,6 @@ class ChronosBolt(nn.Module):
 
         self.horizon = horizon
         own = architecture["chronos_config"]
-        self.reads = own["context_length"]
         self.passes = math.ceil(horizon / own["prediction_length"])
         self.network = ChronosBoltModelForForecasting(T5Config(**architecture))
         _prefer_near(self.network.encoder)
@@ -156,7 +155,7 @@ class ChronosBolt(nn.Module):
         paths_BKT = context_BL[:, None].expand(-1, levels, -1)
         for _ in range(1, self.passes):
             # What a pass reads is given: through the NaN beside it no gradient would be finite.
-            paths_BKT = torch.cat([paths_BKT, ahead[-1].detach()], dim=-1)[..., -self.reads :]
+            paths_BKT = torch.cat([paths_BKT, ahead[-1].detach()], dim=-1)
             of_paths = self.network(context=paths_BKT.flatten(0, 1)).quantile_preds
             spread_BNP = of_paths.unflatten(0, (-1, levels)).flatten(1, 2)
             ahead.append(torch.quantile(spread_BNP, self.levels_K, dim=1).transpose(0, 1))
