@@ -27,6 +27,11 @@ def test_unknown_option_is_named_with_what_is_allowed() -> None:
         plugins.options("model", "ttm", {"d_modl": 3})
 
 
+def test_an_unknown_option_within_an_option_lists_that_ones() -> None:
+    with pytest.raises(InputError, match=r"'network\.d_modl'.*Allowed: patch_length, d_model"):
+        plugins.options("model", "ttm", {"network": {"d_modl": 3}})
+
+
 def test_an_address_is_not_told_since_it_may_hold_a_password() -> None:
     with pytest.raises(InputError, match=r"'urll' .*given an address") as raised:
         plugins.options("source", "gluroo", {"urll": "postgresql://me:secret@host/db"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,8 +34,21 @@ def validated(record: type[Record], given: dict[str, Any] | None, what: str) -> 
             f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {_shown(fault['input'])})"
             for fault in error.errors()
         )
-        allowed = ", ".join(record.model_fields)
+        deepest = max((fault["loc"] for fault in error.errors()), key=len)
+        allowed = ", ".join(_record_at(record, deepest).model_fields)
         raise InputError(f"{what}: {faults}. Allowed: {allowed}.") from error
+
+
+def _record_at(record: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The record that holds the last name of a fault's place: an option may be one itself."""
+    for name in place[:-1]:
+        field = record.model_fields.get(str(name))
+        inner = (field.annotation, *get_args(field.annotation)) if field else ()
+        records = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not records:
+            break
+        [record] = records
+    return record
 
 
 def _shown(given: object) -> str:

@@ -23,7 +23,7 @@ from nocturnal_kedro.training.fit import fit_model
 from nocturnal_kedro.training.forecast import answer_with, forecast
 from nocturnal_kedro.training.loop import pointwise_loss
 from nocturnal_kedro.training.options import Training
-from nocturnal_kedro.training.start import Start, start_model
+from nocturnal_kedro.training.start import Start, restore_model, start_model
 from tests.conftest import SCALER
 
 MODELS = [name for name in plugins.names("model") if not plugins.is_service(name)]
@@ -73,6 +73,13 @@ def folders(data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 def points(artifact: Artifact, data: Data) -> np.ndarray:
     return answer_with(artifact, data, data.night_rows("validation"))[0].point_NH
+
+
+def loss_of(artifact: Artifact, data: Data) -> np.ndarray:
+    module = restore_model(artifact, data.task)
+    batch = windows(data, tuple(artifact.options["covariates"]))
+    torch.manual_seed(0)
+    return pointwise_loss(module.train()(batch), batch).detach().numpy()
 
 
 def test_quantile_levels_are_those_of_the_protocol() -> None:
@@ -206,15 +213,15 @@ def test_a_window_is_forecast_alike_alone_and_in_company(name: str, data: Data) 
 def test_the_loss_falls_on_one_batch(name: str, data: Data) -> None:
     module, batch, _ = started(name, data)
     trainable = [weight for weight in module.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=5e-3)
+    optimizer = torch.optim.AdamW(trainable, lr=2e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         loss = (pointwise_loss(module.train()(batch), batch) * batch.target_observed_BH).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.4 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
 
 
 @every_model
@@ -310,9 +317,9 @@ def test_lora_trains_adapters_alone_and_saves_them_alone(
     )
     merged = fit_model(name, given | {"lora": {"rank": 2, "merge": True}}, data, SHORT)
     assert not any(".lora_" in key or ".base_layer" in key for key in merged.state)
-    # Rounding may flip a token that chronos_t5 draws: a few values may differ.
-    close = np.isclose(points(merged, data), points(artifact, data), atol=1e-2)
-    assert close.mean() > 0.99
+    np.testing.assert_allclose(loss_of(merged, data), loss_of(artifact, data), rtol=1e-4)
+    if name != "chronos_t5":  # which draws tokens: rounding may flip one
+        np.testing.assert_allclose(points(merged, data), points(artifact, data), atol=1e-2)
 
 
 @every_model

@@ -415,11 +415,12 @@ def other_tokenizer(weights: Path) -> None:
     ("damage", "message"),
     [
         (cut_short, "damaged or cut short"),
-        (without_a_layer, r"lacks 12 weights of its language model, h\.1\..* among them"),
+        (without_a_layer, r"lack 12 of the network's own weights, network\.h\.1\."),
         (reconfigure(n_positions=100), "reads 100 tokens, and prompt and patches are"),
         (reconfigure(n_embd=64), r"of another size: .* has the shape"),
-        (reconfigure(model_type="t5"), "unknown family of language models 't5'; known: bert, gpt2"),
-        (reconfigure(model_type="tinytimemixer"), "tinytimemixer"),
+        (reconfigure(model_type="t5"), "family 't5', and Time-LLM reads bert, gpt2, llama"),
+        # known to transformers only once granite-tsfm has been imported
+        (reconfigure(model_type="tinytimemixer"), "family 'tinytimemixer', and Time-LLM reads"),
         (without_digits, "the vocabulary has no token for 7"),
         (other_tokenizer, "knows more tokens than the language model's 200"),
         (lambda weights: (weights / "tokenizer.json").unlink(), r"tokenizer\.json' cannot be read"),
@@ -428,7 +429,7 @@ def other_tokenizer(weights: Path) -> None:
             lambda weights: (weights / "config.json").write_text("{"),
             r"config\.json' cannot be read",
         ),
-        (lambda weights: (weights / "model.safetensors").unlink(), "lacks .* weights"),
+        (lambda weights: (weights / "model.safetensors").unlink(), r"no \*\.safetensors in"),
     ],
 )
 def test_an_unusable_folder_is_named(
@@ -439,4 +440,4 @@ def test_an_unusable_folder_is_named(
     damage(weights)
     with pytest.raises(InputError, match=message) as raised:
         start(weights)
-    assert str(weights) in str(raised.value) or "known:" in message
+    assert str(weights) in str(raised.value)

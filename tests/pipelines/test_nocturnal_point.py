@@ -233,7 +233,7 @@ def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) ->
         ("run_record.json", "evaluation", "record of earlier runs cannot be read.*Delete that"),
         ("03_primary/series.parquet", "data_processing", None),
         ("prepared/*/series.parquet", "data_processing", "damaged.*Delete that folder"),
-        ("weights.safetensors", "evaluation", "incomplete or damaged.*Run the training pipeline"),
+        ("weights.safetensors", "evaluation", "damaged: its SHA-256.*Run the training pipeline"),
         ("values_TC.npy", "training", "corpus"),
         ("splits.csv", "training", "different runs"),
         ("origins.csv", "training", "different runs"),

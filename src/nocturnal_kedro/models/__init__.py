@@ -97,6 +97,7 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
     strategy: Literal["from_scratch", "fine_tune", "zero_shot"] = "from_scratch"
     weights: str | None = None  # a folder, or the id of a repository on the hub
     revision: str | None = None  # of the repository: branch, tag or commit
+    network: BaseModel | None = None  # each model's own `Network`
     covariates: Covariates | None = None  # the model's usual ones where not given
     lora: LoRA | None = None
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -141,7 +142,7 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
                 f"strategy {self.strategy} needs weights: the folder of a checkpoint or of a "
                 f"fitted model, or the id of one on the hub ({published})"
             )
-        if not fresh and getattr(self, "network", None) is not None:
+        if not fresh and self.network is not None:
             raise ValueError(
                 f"network is the size of fresh weights, and strategy {self.strategy} takes weights "
                 f"that have theirs: leave network out"

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models._chronos import Size
 from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
 
 
-class Network(BaseModel, extra="forbid", frozen=True):
-    """Size of fresh weights; the defaults train on a laptop's CPU in minutes."""
+class Network(Size, frozen=True):
+    """Size of fresh weights, in patches of readings."""
 
     patch_length: int = Field(default=32, ge=4)
-    d_model: int = Field(default=64, ge=8)
-    heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=128, ge=8)
-    layers: int = Field(default=2, ge=1)
-    # The library's 0.05 starts every layer norm near 0: minutes of training never leave it.
-    initializer_factor: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} must be a multiple of heads {self.heads}")
-        return self
 
 
 class Options(ModelOptions, frozen=True):
@@ -58,13 +47,7 @@ class Options(ModelOptions, frozen=True):
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:
     """The library's configuration of fresh weights."""
     return {
-        "d_model": network.d_model,
-        "d_kv": network.d_model // network.heads,
-        "d_ff": network.d_ff,
-        "num_layers": network.layers,
-        "num_heads": network.heads,
-        "dropout_rate": network.dropout,
-        "initializer_factor": network.initializer_factor,
+        **network.of_t5(),
         "chronos_config": {
             "context_length": task.context_steps,
             "input_patch_size": network.patch_length,

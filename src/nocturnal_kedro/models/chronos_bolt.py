@@ -7,36 +7,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
 
 
-class Network(BaseModel, extra="forbid", frozen=True):
-    """Size of fresh weights; the defaults train on a laptop's CPU in minutes."""
+class Network(Size, frozen=True):
+    """Size of fresh weights, in patches of readings.
+
+    A dropout of 0.1 hides the newest readings from so small a decoder: on validation it was
+    1.3 mg/dL worse.
+    """
 
     patch_length: int = Field(default=16, ge=4)
-    d_model: int = Field(default=64, ge=8)
-    heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=128, ge=8)
-    layers: int = Field(default=2, ge=1)  # of the encoder, and of the decoder
-    # The library's 0.05 starts every layer norm near 0: minutes of training never leave it.
-    initializer_factor: float = Field(default=1.0, gt=0)
-    # 0.1 hides the newest readings from so small a decoder: 1.3 mg/dL worse on validation.
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} must be a multiple of heads {self.heads}")
-        return self
 
 
 class Options(ModelOptions, frozen=True):
@@ -51,7 +42,6 @@ class Options(ModelOptions, frozen=True):
             d_ff=32,
             layers=1,
             initializer_factor=2.0,
-            dropout=0.0,
         ),
         "small": Network(),
         # of amazon/chronos-bolt-small, 48 M
@@ -66,14 +56,8 @@ class Options(ModelOptions, frozen=True):
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:
     """The library's configuration of fresh weights: the whole horizon in one pass."""
     return {
-        "d_model": network.d_model,
-        "d_kv": network.d_model // network.heads,
-        "d_ff": network.d_ff,
-        "num_layers": network.layers,
+        **network.of_t5(),
         "num_decoder_layers": network.layers,
-        "num_heads": network.heads,
-        "dropout_rate": network.dropout,
-        "initializer_factor": network.initializer_factor,
         "decoder_start_token_id": 0,
         "chronos_config": {
             "context_length": task.context_steps,
@@ -127,7 +111,8 @@ class ChronosBolt(nn.Module):
         own = architecture["chronos_config"]
         self.passes = math.ceil(horizon / own["prediction_length"])
         self.network = ChronosBoltModelForForecasting(T5Config(**architecture))
-        _prefer_near(self.network.encoder)
+        # Without, it forecast the context's mean on validation, after thousands of steps.
+        fall_with_distance(self.network.encoder, sides=2)
         levels_K = torch.tensor(own["quantiles"], dtype=torch.float64)
         lower_Q, share_Q = _between(levels_K)
         self.levels_K: Tensor
@@ -160,24 +145,6 @@ class ChronosBolt(nn.Module):
             spread_BNP = of_paths.unflatten(0, (-1, levels)).flatten(1, 2)
             ahead.append(torch.quantile(spread_BNP, self.levels_K, dim=1).transpose(0, 1))
         return torch.cat(ahead, dim=-1)
-
-
-@torch.no_grad()
-def _prefer_near(encoder: Any) -> None:
-    """Let fresh attention fall with distance, each head by a slope of its own, 4 to 1/16 a patch.
-
-    Of where a patch stands the network knows its distance from others alone. Left at random, these
-    biases tell too little to learn from: on validation it forecast the context's mean, without the
-    newest readings, for thousands of steps. Press et al. 2022, arXiv:2108.12409.
-    """
-    attention = encoder.block[0].layer[0].SelfAttention
-    weight_RN = attention.relative_attention_bias.weight  # R ranges of distance, to either side
-    near = len(weight_RN) // 4
-    range_R = torch.arange(2 * near)
-    farthest = attention.relative_attention_max_distance / near
-    distance_R = torch.where(range_R < near, range_R, near * farthest ** (range_R / near - 1))
-    slope_N = 4.0 ** torch.linspace(1, -2, weight_RN.shape[1])
-    weight_RN.copy_(-distance_R.repeat(2)[:, None] * slope_N)
 
 
 def _between(levels_K: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels, fill_forward
 
@@ -27,15 +28,9 @@ TOGETHER = 16
 SEED = 0  # of the uniform numbers that draw the tokens
 
 
-class Network(BaseModel, extra="forbid", frozen=True):
-    """Size of fresh weights; the defaults train on a laptop's CPU in minutes."""
+class Network(Size, frozen=True):
+    """Size of fresh weights, their tokens, and how many paths they draw."""
 
-    d_model: int = Field(default=64, ge=8)
-    heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=128, ge=8)
-    layers: int = Field(default=2, ge=1)  # of the encoder, and of the decoder
-    initializer_factor: float = Field(default=1.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
     tokens: int = Field(default=512, ge=16)  # of which two stand for no value
     # Of the bins, in multiples of the context's mean glucose: some 1.5 mg/dL wide by default.
     lowest: float = 0.0
@@ -46,8 +41,6 @@ class Network(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} must be a multiple of heads {self.heads}")
         if self.lowest >= self.highest:
             raise ValueError(f"lowest {self.lowest} must be below highest {self.highest}")
         return self
@@ -58,7 +51,7 @@ class Options(ModelOptions, frozen=True):
 
     network: Network | None = None
     presets: ClassVar = {
-        "tiny": Network(d_model=32, heads=2, d_ff=64, layers=1, dropout=0.0, tokens=256, paths=8),
+        "tiny": Network(d_model=32, heads=2, d_ff=64, layers=1, tokens=256, paths=8),
         "small": Network(),
         # of amazon/chronos-t5-small, 46 M
         "released": Network(
@@ -82,14 +75,8 @@ def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any
     """The library's configuration of fresh weights: the whole horizon from one context."""
     return {
         "vocab_size": network.tokens,
-        "d_model": network.d_model,
-        "d_kv": network.d_model // network.heads,
-        "d_ff": network.d_ff,
-        "num_layers": network.layers,
+        **network.of_t5(),
         "num_decoder_layers": network.layers,
-        "num_heads": network.heads,
-        "dropout_rate": network.dropout,
-        "initializer_factor": network.initializer_factor,
         "pad_token_id": PAD,
         "eos_token_id": EOS,
         "decoder_start_token_id": PAD,
@@ -299,9 +286,9 @@ def _start_near(network: Any) -> None:
 
     Left at random, every token is a word of its own, and where it stands is all but unknown: on
     validation minutes of training did not find the last reading. So embeddings are waves over the
-    bins, 8 bins long to all of them; attention to itself falls with distance, each head by a slope
-    of its own, 4 to 1/16 a step (Press et al. 2022, arXiv:2108.12409); and the decoder looks in the
-    context for what is like its own token, from EOS on, where the newest readings are gathered.
+    bins, 8 bins long to all of them; attention to itself falls with distance; and the decoder looks
+    in the context for what is like its own token, from EOS on, where the newest readings are
+    gathered.
     """
     weight_VD = network.shared.weight
     tokens, width = weight_VD.shape
@@ -309,15 +296,8 @@ def _start_near(network: Any) -> None:
     turns_VD = torch.arange(tokens)[:, None] / length_D + torch.rand(width)
     weight_VD[:] = 2**0.5 * torch.sin(2 * torch.pi * turns_VD)
     weight_VD[network.config.decoder_start_token_id] = weight_VD[network.config.eos_token_id]
-    for stack, sides in ((network.encoder, 2), (network.decoder, 1)):
-        attention = stack.block[0].layer[0].SelfAttention
-        weight_RN = attention.relative_attention_bias.weight  # R ranges of distance, on each side
-        near = len(weight_RN) // sides // 2
-        range_R = torch.arange(2 * near)
-        farthest = attention.relative_attention_max_distance / near
-        distance_R = torch.where(range_R < near, range_R, near * farthest ** (range_R / near - 1))
-        slope_N = 4.0 ** torch.linspace(1, -2, weight_RN.shape[1])
-        weight_RN[:] = -distance_R.repeat(sides)[:, None] * slope_N
+    fall_with_distance(network.encoder, sides=2)
+    fall_with_distance(network.decoder, sides=1)
     for block in network.decoder.block:
         attention = block.layer[1].EncDecAttention
         attention.q.weight[:] = 0.5 * attention.k.weight

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
@@ -129,7 +129,6 @@ def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any
 def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
     """The language model of a checkpoint; the weights around it are fresh, of RELEASED sizes."""
     llm = _read_llm(checkpoint)
-    _require_whole(checkpoint, llm)
     tokenizer = _read_tokenizer(checkpoint)
     unknown = [one for one in CHARACTERS if tokenizer.token_to_id(one) is None]
     if unknown:
@@ -347,43 +346,20 @@ def _language_model(config: Any) -> Any:
 
 def _read_llm(checkpoint: Path) -> Any:
     """The configuration of a checkpoint's language model, without dropout: it is not trained."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
     read_config(checkpoint)  # raises where there is none that can be read
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except ValueError as error:  # of a family that the library does not know
+    family = PretrainedConfig.get_config_dict(checkpoint)[0].get("model_type")
+    if family not in FAMILIES:
         raise InputError(
-            f"'{checkpoint}' holds no language model of the families {', '.join(FAMILIES)}: {error}"
-        ) from error
-    require_known("family of language models", config.model_type, FAMILIES)
+            f"'{checkpoint}' is a model of the family '{family}', and Time-LLM reads "
+            f"{', '.join(FAMILIES)}. Give the folder of a language model of one of these."
+        )
+    config = AutoConfig.from_pretrained(checkpoint)
     for name, value in list(vars(config).items()):
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
-
-
-def _require_whole(checkpoint: Path, config: Any) -> None:
-    """Raise where a weight of the language model is absent: it would be random, and stay so."""
-    from safetensors import SafetensorError, safe_open
-
-    held: set[str] = set()
-    for file in checkpoint.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt") as weights:
-                held |= {weight_name(name) for name in weights.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(
-                f"'{file}' is damaged or cut short ({error}). Copy or download it again."
-            ) from error
-    with torch.device("meta"):
-        lacking = sorted(set(_language_model(config).state_dict()) - held)
-    if lacking:
-        raise InputError(
-            f"'{checkpoint}' lacks {len(lacking)} weights of its language model, "
-            f"{lacking[0]} among them. Save it whole, by save_pretrained: {config.model_type} "
-            f"with or without a head, as safetensors."
-        )
 
 
 def _read_tokenizer(checkpoint: Path) -> Any:

@@ -60,7 +60,7 @@ class Checkpoint:
 
 def is_artifact(weights: str) -> bool:
     """Whether `weights` is the folder of a model that this project has fitted."""
-    return (Path(weights) / SUMS).is_file()
+    return (Path(weights).expanduser() / SUMS).is_file()
 
 
 def require_found(weights: str, revision: str | None) -> None:
@@ -85,9 +85,10 @@ def find_checkpoint(weights: str, revision: str | None = None) -> Checkpoint:
         if not (folder / CONFIG).is_file():
             raise InputError(
                 f"weights '{weights}': no {CONFIG} in that folder. Give the folder that "
-                f"save_pretrained wrote, or a version's folder below data/06_models."
+                f"save_pretrained wrote, or of a fitted model: "
+                f"data/06_models/EXPERIMENT/MODEL/VERSION/MODEL."
             )
-        return Checkpoint(folder, weights, None)
+        return Checkpoint(folder.resolve(), str(folder.resolve()), None)
     if folder.is_absolute() or weights.count("/") != 1 or weights.startswith((".", "~")):
         raise InputError(
             f"weights '{weights}': there is no such folder, and an id on the hub has the form "

@@ -126,13 +126,19 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
         record={
             "data": data.fingerprint(),
             "task": data.task.model_dump(),
-            "parameters": sum(array.size for array in state.values()),
+            "parameters": _count_numbers(state),
             "train_seconds": time.perf_counter() - started,
         },
         log=pd.DataFrame(),
     )
     answer, target_NH, _ = answer_with(artifact, data, validation_rows)
     return replace(artifact, spread=fit_spread(answer, target_NH))
+
+
+def _count_numbers(state: dict[str, np.ndarray]) -> int | None:
+    """How many numbers a baseline keeps; None where all that it has learnt is text, as of trees."""
+    numbers = [array.size for array in state.values() if array.dtype != np.uint8]
+    return None if state and not numbers else sum(numbers)
 
 
 def _ask_service(
@@ -150,7 +156,7 @@ def _ask_service(
         architecture={},
         base=None,
         scaler=fit_scaler(data.corpus, data.splits),
-        people=data.trained_people(),
+        people=(),
         state={},
         spread=Spread.none(data.task.horizon_steps),
         record={

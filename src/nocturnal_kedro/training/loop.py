@@ -33,9 +33,7 @@ class Trained:
     """The best weights seen on validation, and the way there."""
 
     state: dict[str, Tensor]
-    log: (
-        pd.DataFrame
-    )  # epoch, train_loss, validation_loss, the objective's score, learning_rate, seconds
+    log: pd.DataFrame  # epoch, both losses, the objective's score, learning_rate, seconds
     best_epoch: int
 
 

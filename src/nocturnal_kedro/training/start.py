@@ -75,7 +75,7 @@ def _start_fresh(name: str, options: ModelOptions, task: Task) -> Start:
     options = _with_covariates(options, options.can_use)
     channels = Channels(options.covariates or ())
     code = plugins.load("model", name)
-    architecture = code.configure(options.network, task, channels)  # type: ignore[attr-defined]
+    architecture = code.configure(options.network, task, channels)
     module = code.build(architecture, task, channels)
     return Start(module, options, architecture, None, frozenset(module.state_dict()))
 
@@ -108,12 +108,23 @@ def _start_from_checkpoint(name: str, options: ModelOptions, task: Task) -> Star
             f"weights '{options.weights}' are not of '{name}': config.json has no {error}."
         ) from error
     fresh = _take(module, _network_state(checkpoint.state(), code), weights)
+    plain = module
+    if channels.covariates:  # whose weights no checkpoint has
+        alone = Channels(())
+        plain = code.build(code.adapt(checkpoint.folder, task, alone), task, alone)
+    lost = {name for name in fresh & set(plain.state_dict()) if name.startswith("network.")}
+    if lost:
+        raise InputError(
+            f"weights '{weights}' lack {len(lost)} of the network's own weights, "
+            f"{_some(lost)}: they would start at random. Save the model whole, by save_pretrained."
+        )
     return Start(module, options, architecture, checkpoint.identity(), fresh)
 
 
 def _start_from_artifact(name: str, options: ModelOptions, task: Task) -> Start:
     assert options.weights is not None
-    artifact = load_artifact(Path(options.weights))
+    folder = Path(options.weights).expanduser().resolve()
+    artifact = load_artifact(folder)
     learnt = Task.model_validate(artifact.record["task"])
     asked = (task.context_steps, task.horizon_steps)
     if artifact.name != name or (learnt.context_steps, learnt.horizon_steps) != asked:
@@ -131,12 +142,7 @@ def _start_from_artifact(name: str, options: ModelOptions, task: Task) -> Start:
         )
     module = restore_model(artifact, task)
     merge(module)
-    weights = Path(options.weights) / "weights.safetensors"
-    base = {
-        "weights": options.weights,
-        "revision": None,
-        "sha256": {weights.name: sha256(weights)},
-    }
+    base = {"weights": str(folder), "revision": None, "sha256": _hash_of_artifact(folder)}
     options = options.model_copy(update={"covariates": covariates})
     return Start(module, options, artifact.architecture, base, frozenset(), artifact)
 
@@ -195,7 +201,7 @@ def _base_state(artifact: Artifact, task: Task) -> State:
     if is_artifact(weights):
         earlier = restore_model(load_artifact(Path(weights)), task)
         merge(earlier)
-        hashes = {"weights.safetensors": sha256(Path(weights) / "weights.safetensors")}
+        hashes = _hash_of_artifact(Path(weights))
         state = earlier.state_dict()
     else:
         checkpoint = find_checkpoint(weights, revision)
@@ -207,6 +213,11 @@ def _base_state(artifact: Artifact, task: Task) -> State:
             f"folder its old content, or run the training pipeline again."
         )
     return state
+
+
+def _hash_of_artifact(folder: Path) -> dict[str, str]:
+    weights = folder / "weights.safetensors"
+    return {weights.name: sha256(weights)}
 
 
 def _network_state(state: State, code: Any) -> State:
@@ -247,7 +258,7 @@ def attach(
     targets: tuple[str, ...] | Literal["all-linear"],
     fresh: frozenset[str],
 ) -> None:
-    """Put adapters beside the targeted layers of `network`; only they, and `fresh`, are trained.
+    """Put adapters beside the targeted layers; only they, and `fresh`, are trained.
 
     Raises `InputError` where no layer has such a name.
     """
