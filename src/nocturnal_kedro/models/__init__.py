@@ -31,6 +31,11 @@ if TYPE_CHECKING:  # torch costs seconds: the command line lists the models with
 # design of the quantile grid: WQL and CRPS integrate over it, 0.01 and 0.99 bound the 98 % interval
 QUANTILE_LEVELS = (0.01, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 MEDIAN = QUANTILE_LEVELS.index(0.5)
+# The same levels for a library that is asked for central intervals, in percent, widest first: the
+# quantiles are their lower ends, the median, and their upper ends.
+INTERVALS = tuple(round(100 - 200 * level) for level in QUANTILE_LEVELS[:MEDIAN])
+LOWER_ENDS = tuple(f"lo-{interval}" for interval in INTERVALS)
+UPPER_ENDS = tuple(f"hi-{interval}" for interval in reversed(INTERVALS))
 
 
 class Forecast(NamedTuple):
@@ -40,6 +45,15 @@ class Forecast(NamedTuple):
     quantiles_BHQ: Tensor | None  # ascending in Q at QUANTILE_LEVELS; None for a point model
     # In training mode alone: the model's own loss, where it does not learn by points or quantiles.
     loss_BH: Tensor | None = None
+
+    @classmethod
+    def of_quantiles(cls, levels_BHQ: Tensor) -> Self:
+        """Quantiles at QUANTILE_LEVELS, sorted, and their median as the point forecast.
+
+        A network learns its levels one by one: they may cross before they have converged.
+        """
+        quantiles_BHQ = levels_BHQ.sort(dim=-1).values
+        return cls(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
 
 
 class Answer(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
 from nocturnal_kedro.models._chronos import Size
 from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.origins import Task
@@ -117,9 +117,7 @@ class Chronos2(nn.Module):
         )
         of_glucose = slice(None, None, channels)
         quantiles_BQH = output.quantile_preds[of_glucose, :, : self.horizon]
-        # Levels are learnt one by one and may cross before they have converged.
-        quantiles_BHQ = quantiles_BQH.transpose(1, 2).sort(dim=-1).values
-        return Forecast(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
+        return Forecast.of_quantiles(quantiles_BQH.transpose(1, 2))
 
 
 def _nan_where_unobserved(values: Tensor, observed: Tensor) -> Tensor:

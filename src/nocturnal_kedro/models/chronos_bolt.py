@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
 from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
@@ -130,8 +130,7 @@ class ChronosBolt(nn.Module):
         # Levels are learnt one by one and may cross before they have converged.
         known_BHK = known_BKH.transpose(1, 2).sort(dim=-1).values
         low, high = known_BHK[..., self.lower_Q], known_BHK[..., self.lower_Q + 1]
-        quantiles_BHQ = (low + self.share_Q * (high - low)).sort(dim=-1).values
-        return Forecast(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
+        return Forecast.of_quantiles(low + self.share_Q * (high - low))
 
     def _ahead(self, context_BL: Tensor) -> Tensor:
         """Quantiles at the network's own levels, for at least the horizon, (B, K, passes x P)."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field
 from torch import nn
 
-from nocturnal_kedro.models import MEDIAN, Forecast, ModelOptions
+from nocturnal_kedro.models import Forecast, ModelOptions
 from nocturnal_kedro.models._neuralforecast import Inputs, build_network
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
@@ -75,7 +75,7 @@ class TiDE(nn.Module):
     def forward(self, batch: Batch) -> Forecast:
         """Quantiles of glucose, (B, H, Q), and their median as the point forecast."""
         # Glucose as it is: its change from the newest reading was 0.5 mg/dL worse on validation.
-        quantiles_BHQ = self.network(
+        levels_BHQ = self.network(
             {
                 "insample_y": batch.context_BLC[..., :1],
                 "hist_exog": self.inputs.past(batch),
@@ -83,6 +83,4 @@ class TiDE(nn.Module):
                 "stat_exog": None,
             }
         )
-        # Levels are learnt one by one and may cross before they have converged.
-        quantiles_BHQ = quantiles_BHQ.sort(dim=-1).values
-        return Forecast(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
+        return Forecast.of_quantiles(levels_BHQ)

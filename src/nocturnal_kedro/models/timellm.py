@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 from nocturnal_kedro.series.windows import Batch, Channels
@@ -239,10 +239,8 @@ class TimeLLM(nn.Module):
         steps_BHR = self.output_projection(seen_BND.transpose(1, 2)).unflatten(
             1, (self.horizon, -1)
         )
-        # Levels are learnt one by one and may cross before they have converged.
-        quantiles_BHQ = self.levels(steps_BHR).sort(dim=-1).values
-        quantiles_BHQ = quantiles_BHQ * deviation_B1[..., None] + mean_B1[..., None]
-        return Forecast(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
+        levels_BHQ = self.levels(steps_BHR)
+        return Forecast.of_quantiles(levels_BHQ * deviation_B1[..., None] + mean_B1[..., None])
 
     @torch.no_grad()
     def prompt(self, glucose_BL: Tensor, observed_BL: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
 
@@ -78,9 +78,7 @@ class TS2Vec(nn.Module):
         """Quantiles of glucose, (B, H, Q), and their median as the point forecast."""
         representation_BLR = self.encoder(batch.context_BLC, batch.context_observed_BLC)
         change_BHQ = self.head(representation_BLR, batch.future_BHF)
-        # Levels are learnt one by one and may cross before they have converged.
-        quantiles_BHQ = (batch.context_BLC[:, -1:, :1] + change_BHQ).sort(dim=-1).values
-        return Forecast(quantiles_BHQ[..., MEDIAN], quantiles_BHQ)
+        return Forecast.of_quantiles(batch.context_BLC[:, -1:, :1] + change_BHQ)
 
 
 class Encoder(nn.Module):
