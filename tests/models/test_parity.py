@@ -21,7 +21,7 @@ from nocturnal_kedro.training.fit import fit_model
 from nocturnal_kedro.training.forecast import answer_with, forecast
 from nocturnal_kedro.training.loop import pointwise_loss
 from nocturnal_kedro.training.options import Training
-from nocturnal_kedro.training.start import start_model, tell_scale
+from nocturnal_kedro.training.start import restore_model, start_model, tell_scale
 from tests.conftest import SCALER, USUAL
 
 DECILES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -104,8 +104,6 @@ def test_ttm_equals_its_library(
             past_observed_mask=glucose.context_observed_BLC,
             return_loss=False,
         ).prediction_outputs[:, : task.horizon_steps, 0]
-    if scaling is None:  # then the network forecasts the change
-        theirs = theirs + glucose.context_BLC[:, -1:, 0]
     point_BH = answer(start("ttm", tmp_path, task), glucose).point_BH
     np.testing.assert_allclose(point_BH, theirs, atol=1e-4)
 
@@ -120,15 +118,35 @@ def test_ttm_with_covariates_equals_its_library(batch: Batch, task: Task, tmp_pa
     made.network.save_pretrained(tmp_path)
     library = TinyTimeMixerForPrediction.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        change = library(
+        theirs = library(
             past_values=batch.context_BLC,
             past_observed_mask=batch.context_observed_BLC,
             future_values=torch.nn.functional.pad(batch.future_BHF, (1, 0)),
             return_loss=False,
         ).prediction_outputs[..., 0]
     module = start("ttm", tmp_path, task, strategy="fine_tune", covariates=USUAL.covariates)
-    expected = batch.context_BLC[:, -1:, 0] + change
-    np.testing.assert_allclose(answer(module, batch).point_BH, expected, atol=1e-4)
+    np.testing.assert_allclose(answer(module, batch).point_BH, theirs, atol=1e-4)
+
+
+def test_a_ttm_of_ours_forecasts_the_change_also_when_it_goes_on_from_there(
+    data: Data, batch: Batch, task: Task, tmp_path: Path
+) -> None:
+    once = Training(epochs=1, steps_per_epoch=3, batch_size=8)
+    folder = tmp_path / "ttm"
+    save_artifact(fit_model("ttm", {"preset": "tiny"}, data, once), folder)
+    read = restore_model(load_artifact(folder), task).eval()
+    on = start("ttm", folder, task, strategy="fine_tune", lora={"rank": 2})
+    for module in (read, on):
+        with torch.no_grad():
+            change_BH = module.network(
+                past_values=batch.context_BLC,
+                past_observed_mask=batch.context_observed_BLC,
+                future_values=torch.nn.functional.pad(batch.future_BHF, (1, 0)),
+                return_loss=False,
+            ).prediction_outputs[..., 0]
+        expected = batch.context_BLC[:, -1:, 0] + change_BH
+        np.testing.assert_allclose(answer(module, batch).point_BH, expected, atol=1e-6)
+        assert not hasattr(module.network.config, "forecasts_change")
 
 
 def test_chronos2_equals_its_library(batch: Batch, task: Task, tmp_path: Path) -> None:

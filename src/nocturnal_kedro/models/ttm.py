@@ -48,7 +48,7 @@ class Options(ModelOptions, frozen=True):
 
 
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:
-    """The library's configuration of fresh weights."""
+    """The library's configuration of fresh weights; they forecast the change of glucose."""
     return {
         "context_length": task.context_steps,
         "prediction_length": task.horizon_steps,
@@ -65,12 +65,17 @@ def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any
         # own mean and deviation would hide how much insulin is on board, and how high glucose is:
         # on validation it was 2 mg/dL worse.
         "scaling": None,
+        # From the newest reading: what the library's scaling would otherwise give back.
+        "forecasts_change": True,
         **_of_channels(channels),
     }
 
 
 def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
-    """A checkpoint's configuration for this task; covariates get weights beside those it has."""
+    """A checkpoint's configuration for this task; covariates get weights beside those it has.
+
+    It forecasts glucose itself, however its library scales, or does not scale, a window.
+    """
     config = read_config(checkpoint)
     known, needed = config["context_length"], task.context_steps
     if known != needed or config["prediction_length"] < task.horizon_steps:
@@ -81,7 +86,7 @@ def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
         )
     if config["prediction_length"] > task.horizon_steps:
         config["prediction_filter_length"] = task.horizon_steps
-    return config | _of_channels(channels)
+    return config | {"forecasts_change": False} | _of_channels(channels)
 
 
 def _of_channels(channels: Channels) -> dict[str, Any]:
@@ -112,9 +117,10 @@ class TTM(nn.Module):
         )
         from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
-        self.network = TinyTimeMixerForPrediction(TinyTimeMixerConfig(**architecture))
-        # Unscaled, the network forecasts the change from the newest reading.
-        self.forecasts_change = architecture["scaling"] is None
+        # Our own: the library's output is the change from the newest reading, not glucose itself.
+        self.forecasts_change = architecture["forecasts_change"]
+        of_library = {n: value for n, value in architecture.items() if n != "forecasts_change"}
+        self.network = TinyTimeMixerForPrediction(TinyTimeMixerConfig(**of_library))
         # Some checkpoints are told how far apart their steps are.
         self.frequency = (
             DEFAULT_FREQUENCY_MAPPING["5min"]
