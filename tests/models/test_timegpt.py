@@ -153,7 +153,7 @@ def test_only_glucose_and_sizes_are_sent_without_covariates(server: Server) -> N
 
 def test_no_name_no_source_and_no_date_of_anybody_is_sent(data: Data, server: Server) -> None:
     given = CONSENT | {"base_url": server.url, "covariates": ("iob_u", "clock")}
-    fit_model("timegpt", given, data, Training(), {})
+    fit_model("timegpt", given, data, Training(), answers={})
     assert server.nights == len(data.night_rows("validation"))
     names = set(data.corpus.people["subject"]) | set(data.corpus.people["source"])
     secret = re.compile("|".join([*names, *map(str, set(data.origins["origin"].dt.year))]))
@@ -211,6 +211,21 @@ def test_covariates_are_sent_with_the_future_that_is_known(server: Server) -> No
     np.testing.assert_allclose(sine, np.sin(turn), atol=1e-6)
     np.testing.assert_allclose(cosine, np.cos(turn), atol=1e-6)
     np.testing.assert_allclose(second["X"][3][-1], np.cos(2 * np.pi * 23.5 / 24), atol=1e-6)
+
+
+def test_an_amount_with_a_gap_is_left_out_of_its_night(server: Server) -> None:
+    """Its last dose repeated would be one that nobody gave; a level stands."""
+    amounts = ("insulin_u", "carbs_g", "steps")
+    nights = invent_nights(2)
+    for name in (*amounts, "heart_rate"):
+        nights.past[name][0, 100:103] = np.nan
+    timegpt.answer(nights, options(server, covariates=(*amounts, "heart_rate")), {})
+    first, second = (asked.body["series"] for asked in server.forecasts)
+    [rate] = first["X"]
+    np.testing.assert_allclose(rate[100:103], nights.past["heart_rate"][0, 99], rtol=1e-6)
+    assert len(second["X"]) == 4
+    for sent, name in zip(second["X"], (*amounts, "heart_rate"), strict=True):
+        np.testing.assert_allclose(sent, nights.past[name][1], rtol=1e-6)
 
 
 def test_what_the_service_fits_to_a_request_is_fitted_to_one_night(server: Server) -> None:
@@ -655,7 +670,9 @@ def test_it_is_fitted_and_forecasts_like_any_model(
     data: Data, server: Server, tmp_path: Path
 ) -> None:
     answers: dict[str, bytes] = {}
-    artifact = fit_model("timegpt", CONSENT | {"base_url": server.url}, data, Training(), answers)
+    artifact = fit_model(
+        "timegpt", CONSENT | {"base_url": server.url}, data, Training(), answers=answers
+    )
     asked_for = server.nights
     assert asked_for == len(data.night_rows("validation"))
     frame, _ = forecast(artifact, data.corpus, data.splits, data.origins, answers=answers)

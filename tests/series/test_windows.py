@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.corpus import Corpus, build_corpus
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
+from nocturnal_kedro.series.covariates import AMOUNTS
 from nocturnal_kedro.series.grid import GridOptions, build_series
 from nocturnal_kedro.series.origins import Task, build_origins, origin_rows
 from nocturnal_kedro.series.physiology import Physiology, action_kernels
 from nocturnal_kedro.series.scaler import Scaler
 from nocturnal_kedro.series.schema import Readings, make_tally
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
-from nocturnal_kedro.series.windows import Batch, WindowGatherer, fill_forward
+from nocturnal_kedro.series.windows import Batch, Channels, WindowGatherer, fill_forward
 from tests.conftest import SCALER, USUAL, grid, invent_readings
 
 
@@ -170,6 +171,35 @@ def test_fill_forward_is_pandas_ffill_with_zero_before(values: list[float | None
         torch.tensor(column.notna().to_numpy())[None, :, None],
     )
     np.testing.assert_array_equal(filled[0, :, 0], column.ffill().fillna(0))
+
+
+def test_an_unobserved_amount_is_no_second_dose_and_a_level_stands(task: Task) -> None:
+    """Amounts are told by hand from the mean and the readings; the mask tells 0 from a mean."""
+    readings = invent_readings(people=1, days=4)
+    frame = readings.frame
+    walk = np.random.default_rng(5).uniform(5, 50, len(frame))
+    frame["steps"] = np.where(np.arange(len(frame)) % 7 < 3, walk, np.nan)
+    frame["heart_rate"] = np.where(np.arange(len(frame)) % 7 < 3, 60 + walk, np.nan)
+    series = grid(Readings(frame, make_tally("read", [])))
+    series.loc[700:710, ["basal_u_h", "bolus_u"]] = np.nan
+    series.loc[650:900, "carbs_g"] = np.nan
+    everything = pd.DataFrame(
+        {"source": ["invented"], "subject": ["p0"], "split": ["train"],
+         "start": [series["time"].iloc[0]], "end": [series["time"].iloc[-1]]}
+    )  # fmt: skip
+    corpus = build_corpus(series, Physiology())
+    scaler = Scaler.fit(corpus, np.arange(len(series)))
+    channels = Channels(("insulin_u", "carbs_g", "steps", "heart_rate"))
+    batch = WindowGatherer(corpus, everything, scaler, task, channels).gather(torch.tensor([800]))
+    for number, name in enumerate(channels.context):
+        values_L = corpus.values_TC[800 - 511 : 801, CHANNELS.index(name)]
+        seen_L = corpus.observed_TC[800 - 511 : 801, CHANNELS.index(name)]
+        assert name == "glucose_mg_dl" or 0 < seen_L.sum() < 512
+        scaled = pd.Series((values_L - scaler.mean[name]) / scaler.std[name]).where(seen_L)
+        expected = scaled.fillna(0) if name in AMOUNTS else scaled.ffill().fillna(0)
+        np.testing.assert_allclose(batch.context_BLC[0, :, number], expected, atol=1e-5)
+        np.testing.assert_array_equal(batch.context_observed_BLC[0, :, number], seen_L)
+    assert set(AMOUNTS) == {"insulin_u", "carbs_g", "steps"}
 
 
 def test_scaler_sees_training_rows_alone(corpus: Corpus) -> None:

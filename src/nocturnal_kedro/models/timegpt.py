@@ -25,10 +25,17 @@ from pydantic import BaseModel, Field, SecretStr, StrictBool, field_validator, m
 from tqdm.auto import tqdm
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Answer, Covariates
+from nocturnal_kedro.models import (
+    INTERVALS,
+    LOWER_ENDS,
+    MEDIAN,
+    UPPER_ENDS,
+    Answer,
+    Covariates,
+)
 from nocturnal_kedro.series.corpus import fourier_clock
-from nocturnal_kedro.series.covariates import CLOCK, COVARIATES
-from nocturnal_kedro.series.nights import Nights
+from nocturnal_kedro.series.covariates import AMOUNTS, CLOCK, COVARIATES
+from nocturnal_kedro.series.nights import Nights, fill_forward
 from nocturnal_kedro.series.schema import SLOT, STEP_MINUTES
 
 logger = logging.getLogger(__name__)
@@ -39,11 +46,10 @@ FREQUENCY = f"{STEP_MINUTES}min"
 DAY = pd.Timestamp("2000-01-01")  # invented: of a night's date only the clock time is true
 
 # The service is asked for central intervals; the 0.05 quantile is the lower end of the 90 % one.
-INTERVALS = [round(100 - 200 * level) for level in QUANTILE_LEVELS[:MEDIAN]]
 COLUMNS = (
-    *(f"TimeGPT-lo-{interval}" for interval in INTERVALS),
+    *(f"TimeGPT-{end}" for end in LOWER_ENDS),
     "TimeGPT",  # its point forecast, which the client takes as the median too
-    *(f"TimeGPT-hi-{interval}" for interval in reversed(INTERVALS)),
+    *(f"TimeGPT-{end}" for end in UPPER_ENDS),
 )
 
 NIGHTS_A_REQUEST = 32
@@ -183,8 +189,9 @@ def answer(nights: Nights, options: Options, answers: MutableMapping[str, bytes]
 def _night(nights: Nights, number: int, options: Options) -> _Night:
     """Its newest steps without a gap: a value stands until the next, what is before the first goes.
 
-    A covariate that was never on record in the window is left out, one whose future is not known
-    is sent as history.
+    A covariate that was never on record in the window is left out, and so is an amount with a gap:
+    the service takes no mask, and its last dose repeated would be doses that nobody gave. A
+    covariate whose future is not known is sent as history.
     """
     newest = slice(-min(options.context_steps or 10**9, nights.glucose_NL.shape[1]), None)
     glucose_T = nights.glucose_NL[number, newest]
@@ -207,19 +214,13 @@ def _night(nights: Nights, number: int, options: Options) -> _Night:
                 ahead[turn] = fourier_clock(slot + np.arange(1, nights.horizon + 1))[:, channel]
             continue
         values_T = nights.past[name][number, -length:]
-        if np.isnan(values_T).all():
+        gaps_T = np.isnan(values_T)
+        if gaps_T.all() or (name in AMOUNTS and gaps_T.any()):
             continue
-        past[name] = _filled(values_T)
+        past[name] = fill_forward(values_T)
         if name in nights.ahead and not np.isnan(nights.ahead[name][number]).any():
             ahead[name] = nights.ahead[name][number]
-    return _Night(_filled(glucose_T[-length:]), past, ahead, slot)
-
-
-def _filled(values_T: np.ndarray) -> np.ndarray:
-    """Each gap holds the last value before it; one at the start holds the first value there is."""
-    seen = ~np.isnan(values_T)
-    last_T = np.maximum.accumulate(np.where(seen, np.arange(len(values_T)), seen.argmax()))
-    return values_T[last_T]
+    return _Night(fill_forward(glucose_T[-length:]), past, ahead, slot)
 
 
 def _key(night: _Night, horizon: int, options: Options) -> str:
@@ -355,7 +356,7 @@ class _Service:
                 freq=FREQUENCY,
                 X_df=ahead,
                 hist_exog_list=only_past or None,
-                level=INTERVALS,
+                level=list(INTERVALS),
                 model=self._options.model,
                 finetune_steps=self._options.steps_of_tuning,
             )

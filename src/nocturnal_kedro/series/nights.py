@@ -20,3 +20,10 @@ class Nights:
 
 
 UNSEEN = -1  # person index of somebody who is not in the training split
+
+
+def fill_forward(values_T: np.ndarray) -> np.ndarray:
+    """Each gap holds the last value before it; one at the start holds the first value there is."""
+    seen = ~np.isnan(values_T)
+    last_T = np.maximum.accumulate(np.where(seen, np.arange(len(values_T)), seen.argmax()))
+    return values_T[last_T]

@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from torch import Tensor
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, fourier_clock
-from nocturnal_kedro.series.covariates import CLOCK, KNOWN_AHEAD
+from nocturnal_kedro.series.covariates import AMOUNTS, CLOCK, DOSES, KNOWN_AHEAD
 from nocturnal_kedro.series.origins import Task, segment_starts
 from nocturnal_kedro.series.physiology import ACTIONS, OF_CARBS
 from nocturnal_kedro.series.scaler import GLUCOSE, Scaler
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 
 _OF_CLOCK = ("clock_sin", "clock_cos")
-_AMOUNTS = ("insulin_u", "carbs_g")  # that the decay-only future follows from
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def _spelt_out(covariates: Iterable[str]) -> list[str]:
 
 
 class Batch(NamedTuple):
-    """Windows in scaled units; what is unobserved is filled from earlier values alone, else 0."""
+    """Windows in scaled units, and what of them is observed.
+
+    A level that is unobserved holds the last value before it, else 0. An amount holds 0, the mean
+    of the training rows: the last dose again would be one that nobody gave.
+    """
 
     context_BLC: Tensor
     context_observed_BLC: Tensor
@@ -71,8 +75,9 @@ class Batch(NamedTuple):
 class WindowGatherer:
     """Holds the corpus on a device and gathers batches of windows from it.
 
-    Before the start of the split that a row lies in, its context reads as unobserved, so that no
-    window reaches across a boundary.
+    A corpus that does not fit there (`resident` False) stays where it is, on disk if need be, and
+    the rows of each batch are read from it. Before the start of the split that a row lies in, its
+    context reads as unobserved, so that no window reaches across a boundary.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class WindowGatherer:
         task: Task,
         channels: Channels,
         device: torch.device | str = "cpu",
+        resident: bool | None = None,  # None: where it fits
     ) -> None:
         if corpus.kernels_4K.shape[1] > task.context_steps:
             raise InputError(
@@ -94,30 +100,36 @@ class WindowGatherer:
         self.channels = channels
         self.device = torch.device(device)
 
-        # The clock is computed, all else stands in the corpus; so do the amounts behind a future.
+        # The clock is computed, all else stands in the corpus; so do the doses behind a future.
         recorded = [name for name in channels.context if name not in _OF_CLOCK]
         actions = [name for name in recorded if name in ACTIONS]
-        gathered = [CHANNELS.index(name) for name in (*recorded, *(_AMOUNTS if actions else ()))]
+        gathered = [CHANNELS.index(name) for name in (*recorded, *(DOSES if actions else ()))]
         self._recorded = len(recorded)
         self._actions_at = [recorded.index(name) for name in actions]
         self._amount_of = [int(ACTIONS.index(name) in OF_CARBS) for name in actions]
+        self._is_amount_R = torch.tensor([name in AMOUNTS for name in recorded], device=device)
         in_order = [*recorded, *_OF_CLOCK]
         self._context_order = [in_order.index(name) for name in channels.context]
         in_order = [*actions, *_OF_CLOCK]
         self._future_order = [in_order.index(name) for name in channels.future]
 
         clock_D2 = fourier_clock(np.arange(STEPS_PER_DAY)).astype(np.float32)
-        self._values_TG = torch.from_numpy(corpus.values_TC[:, gathered]).to(device)
-        self._observed_TG = torch.from_numpy(corpus.observed_TC[:, gathered]).to(device)
+        size = len(corpus.late_T) * len(gathered) * (4 + 1)  # float32 and bool
+        self._corpus, self._gathered = corpus, gathered
+        self._resident = size < _free_bytes(self.device) / 2 if resident is None else resident
+        if self._resident:
+            self._values_TG = torch.from_numpy(corpus.values_TC[:, gathered]).to(device)
+            self._observed_TG = torch.from_numpy(corpus.observed_TC[:, gathered]).to(device)
         self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
-        self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T.astype(np.int64)).to(device)
-        self._segment_start_T = torch.from_numpy(segment_starts(corpus, splits)).to(device)
+        self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T).to(device)
+        # Rows in runs of the same segment, and where its split began.
+        starts_T = segment_starts(corpus, splits)
+        first_of_run = np.flatnonzero(np.diff(starts_T, prepend=-1))
+        self._first_of_run = torch.from_numpy(first_of_run).to(device)
+        self._start_of_run = torch.from_numpy(starts_T[first_of_run]).to(device)
         self._people_last = corpus.people["last"].to_numpy()
-        people_last = np.repeat(
-            self._people_last, (corpus.people["last"] - corpus.people["first"]).to_numpy()
-        )
-        self._person_last_T = torch.from_numpy(people_last).to(device)
+        self._last_of_person = torch.from_numpy(self._people_last).to(device)
         self._mean = torch.tensor([scaler.mean[name] for name in recorded], device=device)
         self._std = torch.tensor([scaler.std[name] for name in recorded], device=device)
         kernels = corpus.kernels_4K[[ACTIONS.index(name) for name in actions]]
@@ -128,16 +140,18 @@ class WindowGatherer:
     def gather(self, origin_rows: Tensor) -> Batch:
         """The windows of B origins, given as rows of the corpus (int64)."""
         rows_BL = origin_rows[:, None] + self._context_steps
-        inside_BL = rows_BL >= self._segment_start_T[origin_rows][:, None]
-        rows_BL = rows_BL.clamp(min=0)
-        observed_BLG = self._observed_TG[rows_BL] & inside_BL[..., None]
-        values_BLG = self._values_TG[rows_BL]
+        run_B = torch.bucketize(origin_rows, self._first_of_run, right=True) - 1
+        inside_BL = rows_BL >= self._start_of_run[run_B][:, None]
+        values_BLG, observed_BLG = self._read(rows_BL.clamp(min=0))
+        observed_BLG &= inside_BL[..., None]
         # Taken up to 2.5 minutes after the origin, the origin's own reading is not yet there.
         observed_BLG[:, -1, 0] &= ~self._late_T[origin_rows]
 
         recorded_BLR = observed_BLG[..., : self._recorded]
         scaled_BLR = (values_BLG[..., : self._recorded] - self._mean) / self._std
         filled_BLR = fill_forward(scaled_BLR, recorded_BLR)
+        invented_BLR = self._is_amount_R & ~recorded_BLR
+        filled_BLR = filled_BLR.masked_fill(invented_BLR, 0.0)
         clock_BL2 = self._clock(origin_rows, self._context_steps)
         context = torch.cat([filled_BLR, clock_BL2], dim=-1)
         seen = torch.cat([recorded_BLR, torch.ones_like(clock_BL2, dtype=torch.bool)], dim=-1)
@@ -151,9 +165,22 @@ class WindowGatherer:
             target_observed_BH,
         )
 
+    def count_targets(self, origin_rows: Tensor) -> Tensor:
+        """How many points of the horizons of B origins are observed."""
+        return self._target(origin_rows)[1].sum()
+
     def person_of(self, rows: np.ndarray) -> np.ndarray:
         """Whose each row of the corpus is: the row of `people`."""
         return np.searchsorted(self._people_last, rows, side="right")
+
+    def _read(self, rows: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
+        """Values and what of them is observed, (..., G), of the first `channels` or all."""
+        if self._resident:
+            return self._values_TG[:, :channels][rows], self._observed_TG[:, :channels][rows]
+        at, of = rows.cpu().numpy()[..., None], self._gathered[:channels]
+        values = torch.from_numpy(self._corpus.values_TC[at, of])
+        observed = torch.from_numpy(self._corpus.observed_TC[at, of])
+        return values.to(self.device), observed.to(self.device)
 
     def _known_future(
         self, origin_rows: Tensor, values_BLG: Tensor, observed_BLG: Tensor
@@ -173,16 +200,23 @@ class WindowGatherer:
         return future[..., self._future_order], known[..., self._future_order]
 
     def _clock(self, origin_rows: Tensor, steps: Tensor) -> Tensor:
-        slot_of_day = (self._slot_of_day_T[origin_rows][:, None] + steps) % STEPS_PER_DAY
+        slot_of_day = (self._slot_of_day_T[origin_rows].long()[:, None] + steps) % STEPS_PER_DAY
         return self._clock_D2[slot_of_day]
 
     def _target(self, origin_rows: Tensor) -> tuple[Tensor, Tensor]:
         rows_BH = origin_rows[:, None] + self._horizon_steps
-        inside_BH = rows_BH < self._person_last_T[origin_rows][:, None]
-        rows_BH = rows_BH.clamp(max=len(self._late_T) - 1)
-        observed_BH = self._observed_TG[rows_BH, 0] & inside_BH
-        scaled_BH = (self._values_TG[rows_BH, 0] - self._mean[0]) / self._std[0]
+        person_B = torch.bucketize(origin_rows, self._last_of_person, right=True)
+        inside_BH = rows_BH < self._last_of_person[person_B][:, None]
+        values_BH1, observed_BH1 = self._read(rows_BH.clamp(max=len(self._late_T) - 1), channels=1)
+        observed_BH = observed_BH1[..., 0] & inside_BH
+        scaled_BH = (values_BH1[..., 0] - self._mean[0]) / self._std[0]
         return torch.where(observed_BH, scaled_BH, 0.0), observed_BH
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def fill_forward(values_BLC: Tensor, observed_BLC: Tensor) -> Tensor:
