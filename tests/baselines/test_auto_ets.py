@@ -92,11 +92,17 @@ def test_a_gap_before_the_origin_is_forecast_not_made_up() -> None:
     np.testing.assert_array_equal(ours.quantiles_NHQ, earlier.quantiles_NHQ[:, 6:])
 
 
-def test_between_two_readings_it_goes_in_a_line() -> None:
+def test_a_gap_holds_the_reading_before_it() -> None:
     read = np.arange(0, 286, 3)  # by a sensor of 15 minutes
-    between = np.stack([np.interp(np.arange(286), read, knots) for knots in walks(2, len(read))])
-    sparse = np.where(np.isin(np.arange(286), read), between, NAN)
-    np.testing.assert_allclose(answer(sparse).quantiles_NHQ, answer(between).quantiles_NHQ)
+    held = np.stack([knots[np.arange(286) // 3] for knots in walks(2, len(read))])
+    sparse = np.where(np.isin(np.arange(286), read), held, NAN)
+    np.testing.assert_array_equal(answer(sparse).quantiles_NHQ, answer(held).quantiles_NHQ)
+
+
+def test_a_series_starts_at_its_first_reading() -> None:
+    window = walks(2, 200)
+    late = np.concatenate([np.full((2, 88), NAN), window], axis=1)
+    np.testing.assert_array_equal(answer(late).quantiles_NHQ, answer(window).quantiles_NHQ)
 
 
 def test_a_long_gap_inside_the_context_is_bridged() -> None:

@@ -14,12 +14,10 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from nocturnal_kedro.baselines import History, last_observed
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Answer
-from nocturnal_kedro.series.nights import Nights
+from nocturnal_kedro.models import INTERVALS, LOWER_ENDS, QUANTILE_LEVELS, UPPER_ENDS, Answer
+from nocturnal_kedro.series.nights import Nights, fill_forward
 
 FEWEST = 12  # slots from the first reading to the last that a model is fitted to: an hour
-# Central intervals in percent, widest first, whose ends are the quantiles beside the median.
-INTERVALS = tuple(round(100 * (1 - 2 * level)) for level in QUANTILE_LEVELS[:MEDIAN])
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -55,10 +53,11 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
 def forecast(state: dict[str, np.ndarray], nights: Nights) -> Answer:
     """Mean and quantiles of the model chosen for each window.
 
-    Between two readings a series goes in a line. It ends at the newest reading, and is forecast by
-    as many steps more as lie between that and the origin: nothing is made up after it. Where the
-    readings span less than an hour or never change there is nothing to fit, and the newest one is
-    held without any spread. NaN for a window without any reading.
+    A series starts at its first reading, and each gap holds the last reading before it. It ends at
+    the newest reading, and is forecast by as many steps more as lie between that and the origin:
+    nothing is made up after it. Where the readings span less than an hour or never change there is
+    nothing to fit, and the newest one is held without any spread. NaN for a window without any
+    reading.
     """
     from statsforecast.models import AutoETS
 
@@ -70,13 +69,12 @@ def forecast(state: dict[str, np.ndarray], nights: Nights) -> Answer:
         [observed] = np.nonzero(~np.isnan(glucose_K))
         if not len(observed) or np.ptp(observed) + 1 < FEWEST or not np.ptp(glucose_K[observed]):
             continue
-        slots = np.arange(observed[0], observed[-1] + 1)
-        series = np.interp(slots, observed, glucose_K[observed])
+        series = fill_forward(glucose_K[observed[0] : observed[-1] + 1])
         unread = len(glucose_K) - 1 - observed[-1]
         with np.errstate(invalid="ignore"):  # the root of a variance of nil that rounding made < 0
             said = ets.forecast(series, h=unread + nights.horizon, level=list(INTERVALS))
         point_NH[window] = said["mean"][unread:]
-        ends = [f"lo-{share}" for share in INTERVALS], [f"hi-{share}" for share in INTERVALS[::-1]]
-        across_HQ = np.stack([said[end] for end in (*ends[0], "mean", *ends[1])], axis=-1)[unread:]
+        ends = (*LOWER_ENDS, "mean", *UPPER_ENDS)
+        across_HQ = np.stack([said[end] for end in ends], axis=-1)[unread:]
         quantiles_NHQ[window] = np.where(np.isnan(across_HQ), point_NH[window, :, None], across_HQ)
     return Answer(point_NH, quantiles_NHQ)
