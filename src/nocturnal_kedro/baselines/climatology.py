@@ -6,9 +6,10 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.baselines import History
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.nights import Nights
-from nocturnal_kedro.series.schema import STEPS_PER_DAY
+from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -18,7 +19,10 @@ class Options(BaseModel, extra="forbid", frozen=True):
 
 
 def fit(history: History, options: Options) -> dict[str, np.ndarray]:
-    """Mean by person and clock slot, (people + 1, 288) in mg/dL; the last row is everybody's."""
+    """Mean by person and clock slot, (people + 1, 288) in mg/dL; the last row is everybody's.
+
+    Raises `InputError` where nobody has a reading around a time of day.
+    """
     observed = ~np.isnan(history.glucose_T)
     cell = history.person_T[observed] * STEPS_PER_DAY + history.slot_of_day_T[observed]
     shape = (history.people, STEPS_PER_DAY)
@@ -26,7 +30,15 @@ def fit(history: History, options: Options) -> dict[str, np.ndarray]:
     count = np.bincount(cell, minlength=size).reshape(shape).astype(float)
     total = np.bincount(cell, history.glucose_T[observed], minlength=size).reshape(shape)
     count, total = (_around_the_clock(table, options.window_steps) for table in (count, total))
-    everybody = total.sum(axis=0) / np.maximum(count.sum(axis=0), 1e-9)
+    if not count.any(axis=0).all():
+        unread = np.flatnonzero(~count.any(axis=0)) * STEP_MINUTES
+        raise InputError(
+            f"baseline 'climatology': around {unread[0] // 60:02d}:{unread[0] % 60:02d} "
+            f"({len(unread)} of {STEPS_PER_DAY} times of day) no training row of anybody has a "
+            f"reading. Give more people or days, change the shares under 'splits', or raise "
+            f"baseline_options.climatology.window_steps."
+        )
+    everybody = total.sum(axis=0) / count.sum(axis=0)
     own = np.divide(total, count, out=np.tile(everybody, (len(count), 1)), where=count > 0)
     return {"mean_PD": np.vstack([own, everybody])}
 

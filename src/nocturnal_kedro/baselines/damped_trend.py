@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from nocturnal_kedro.baselines import History, last_observed
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.nights import Nights
 
@@ -23,7 +24,15 @@ class Options(BaseModel, extra="forbid", frozen=True):
 
 
 def fit(history: History, options: Options) -> dict[str, np.ndarray]:
-    """The damping and slope length that fit the training nights best."""
+    """The damping and slope length that fit the training nights best.
+
+    Raises `InputError` where no training night has a reading in its horizon.
+    """
+    if np.isnan(history.target_NH).all():
+        raise InputError(
+            "baseline 'damped_trend': no training night has a reading in its horizon. Give more "
+            "people or days, or change the shares under 'splits'."
+        )
     candidates = [
         {"damping": np.asarray(damping), "slope_steps": np.asarray(steps)}
         for damping in options.dampings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import MutableMapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,14 +92,29 @@ def answer_with(
 
     gatherer = data.gatherer(artifact.scaler, EVERYTHING)
     started = time.perf_counter()
-    nights, target_NH = gather_nights(data.corpus, gatherer, rows, artifact.people)
     code = plugins.load(artifact.kind, artifact.name)
     if artifact.kind == "baseline":
-        answer = code.forecast(artifact.state, nights)
-    else:
+        answer, target_NH = _answer_of_baseline(code, artifact, data, gatherer, rows)
+    else:  # all nights at once: what may be asked, and what it costs, is told of the whole
+        nights, target_NH = gather_nights(data.corpus, gatherer, rows, artifact.people)
         options = plugins.options("model", artifact.name, artifact.options)
         answer = code.answer(nights, options, {} if answers is None else answers)
     return answer, target_NH, time.perf_counter() - started
+
+
+def _answer_of_baseline(
+    code: Any, artifact: Artifact, data: Data, gatherer: WindowGatherer, rows: np.ndarray
+) -> tuple[Answer, np.ndarray]:
+    """Some windows at a time, of each of which a baseline speaks by itself; and what happened."""
+    happened, points, quantiles = [], [], []
+    for part in torch.from_numpy(rows).split(FORECAST_BATCH):
+        nights, target_BH = gather_nights(data.corpus, gatherer, part.numpy(), artifact.people)
+        answer = code.forecast(artifact.state, nights)
+        happened.append(target_BH)
+        points.append(answer.point_NH)
+        if answer.quantiles_NHQ is not None:
+            quantiles.append(answer.quantiles_NHQ)
+    return _joined(points, quantiles), np.concatenate(happened)
 
 
 @torch.no_grad()
@@ -115,10 +131,11 @@ def answer_of_module(
         points.append(_to_mg_dl(gatherer, answer.point_BH))
         if answer.quantiles_BHQ is not None:
             quantiles.append(_to_mg_dl(gatherer, answer.quantiles_BHQ))
-    return (
-        Answer(np.concatenate(points), np.concatenate(quantiles) if quantiles else None),
-        np.concatenate(happened),
-    )
+    return _joined(points, quantiles), np.concatenate(happened)
+
+
+def _joined(points: list[np.ndarray], quantiles: list[np.ndarray]) -> Answer:
+    return Answer(np.concatenate(points), np.concatenate(quantiles) if quantiles else None)
 
 
 def _to_mg_dl(gatherer: WindowGatherer, scaled: torch.Tensor) -> np.ndarray:

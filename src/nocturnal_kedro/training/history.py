@@ -34,7 +34,7 @@ def gather_history(
 
     return History(
         glucose_T=np.where(corpus.observed_TC[rows, 0], corpus.values_TC[rows, 0], np.nan),
-        person_T=_person_index(corpus, people)[rows],
+        person_T=_person_index(corpus, people, rows),
         slot_of_day_T=corpus.slot_of_day_T[rows].astype(int),
         people=len(people),
         nights=nights,
@@ -63,7 +63,7 @@ def gather_nights(
             name: np.where(known[..., gatherer.channels.future.index(name)], values, np.nan)
             for name, values in ahead.items()
         },
-        person_N=_person_index(corpus, people)[rows],
+        person_N=_person_index(corpus, people, rows),
         slot_of_day_N=corpus.slot_of_day_T[rows].astype(int),
         horizon=gatherer.task.horizon_steps,
     )
@@ -96,9 +96,9 @@ def _glucose(
     return np.where(observed.cpu().numpy(), corpus.values_TC[row_NS, 0].astype(float), np.nan)
 
 
-def _person_index(corpus: Corpus, people: tuple[str, ...]) -> np.ndarray:
-    """For every row of the corpus the index of its person among `people`, or UNSEEN."""
+def _person_index(corpus: Corpus, people: tuple[str, ...], rows: np.ndarray) -> np.ndarray:
+    """The index of each row's person among `people`, or UNSEEN."""
     index = {person: number for number, person in enumerate(people)}
     names = corpus.people["source"] + "/" + corpus.people["subject"]
-    lengths = (corpus.people["last"] - corpus.people["first"]).to_numpy()
-    return np.repeat([index.get(name, UNSEEN) for name in names], lengths)
+    index_P = np.array([index.get(name, UNSEEN) for name in names])
+    return index_P[np.searchsorted(corpus.people["last"].to_numpy(), rows, side="right")]
