@@ -1,5 +1,6 @@
 """From a published checkpoint to a model, and what stops on the way."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.origins import Task, build_origins
 from nocturnal_kedro.series.windows import Channels
-from nocturnal_kedro.training import checkpoint
+from nocturnal_kedro.training import published as published_weights
 from nocturnal_kedro.training.artifact import load_artifact, save_artifact
-from nocturnal_kedro.training.checkpoint import find_checkpoint
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.fit import fit_model
 from nocturnal_kedro.training.forecast import forecast
 from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.published import find_checkpoint
 from nocturnal_kedro.training.start import start_model
 
 SHORT = Training(epochs=1, steps_per_epoch=3, batch_size=8)
@@ -77,6 +78,7 @@ def test_fine_tuning_adds_weights_for_covariates_and_trains_them(
     published: Path, data: Data
 ) -> None:
     given = {"strategy": "fine_tune", "weights": str(published)}
+    torch.manual_seed(SHORT.seed)  # as the fit does: the same fresh weights
     start = start_model("ttm", options(**given), data.task)
     assert start.channels.covariates == ("iob_u", "cob_g", "clock")
     assert start.fresh
@@ -89,7 +91,11 @@ def test_fine_tuning_adds_weights_for_covariates_and_trains_them(
     assert kept == sum(array.size for array in lora.state.values())
     before = {n: w.numpy() for n, w in start.module.state_dict().items() if n in start.fresh}
     fresh = {n.replace(".base_layer.", "."): array for n, array in lora.state.items()}
-    assert any(not np.array_equal(before[name], fresh[name]) for name in before)
+    still = {name for name in before if np.array_equal(before[name], fresh[name])}
+    assert not still
+    # Three steps take a weight a little way: from the same start, and not from another.
+    far = max(np.abs(before[name] - fresh[name]).max() for name in before)
+    assert far < 5 * plugins.options("model", "ttm", given).learning_rate
 
 
 def test_weights_from_scratch_are_not_those_of_a_checkpoint(published: Path, task: Task) -> None:
@@ -206,7 +212,7 @@ def test_an_absent_hub_is_told_at_once_with_the_remedy(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", spy)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "https://127.0.0.1:9")
-    monkeypatch.setattr(checkpoint, "SECONDS_TO_ANSWER", 0.8)
+    monkeypatch.setattr(published_weights, "SECONDS_TO_ANSWER", 0.8)
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
@@ -232,9 +238,9 @@ def test_a_name_that_is_never_resolved_is_not_waited_for(monkeypatch: pytest.Mon
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", resolve)
-    monkeypatch.setattr(checkpoint, "SECONDS_TO_ANSWER", 0.05)
+    monkeypatch.setattr(published_weights, "SECONDS_TO_ANSWER", 0.05)
     with pytest.raises(InputError, match=r"no answer within 0\.05 s"):
-        checkpoint._require_reached("https://hub.invalid", "absent, and", "Remedy.")
+        published_weights._require_reached("https://hub.invalid", "absent, and", "Remedy.")
     for_ever.set()
 
 
@@ -263,6 +269,70 @@ def test_the_hubs_cache_is_used_without_asking(
     assert found.revision == commit
     assert found.identity()["revision"] == commit
     assert found.state()
+
+
+def in_two_files(published: Path, folder: Path) -> Path:
+    """The same checkpoint as `save_pretrained` writes a large one: files, and which holds what."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    (folder / "config.json").write_bytes((published / "config.json").read_bytes())
+    weights = sorted(load_file(published / "model.safetensors").items())
+    index = {}
+    for number, part in enumerate((weights[::2], weights[1::2]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file(dict(part), folder / file)
+        index |= {name: file for name, _ in part}
+    listed = json.dumps({"metadata": {}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(listed)
+    return folder
+
+
+def test_a_checkpoint_in_files_is_read_whole_or_not_at_all(published: Path, tmp_path: Path) -> None:
+    folder = in_two_files(published, tmp_path / "two")
+    whole = find_checkpoint(str(published)).state()
+    read = find_checkpoint(str(folder)).state()
+    assert read.keys() == whole.keys()
+    assert all(torch.equal(read[name], weight) for name, weight in whole.items())
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    told = r"index\.json lists model-00002-of-00002\.safetensors, not to be found in .*two'"
+    with pytest.raises(InputError, match=told):
+        find_checkpoint(str(folder))
+    (folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index\.json' cannot be read"):
+        find_checkpoint(str(folder))
+
+
+def test_a_download_cut_short_is_not_taken_from_the_hubs_cache(
+    published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    folder = in_two_files(published, tmp_path / "commit")
+    second = folder / "model-00002-of-00002.safetensors"
+    content = second.read_bytes()
+    second.unlink()
+    asked = []
+
+    def download(weights: str, local_files_only: bool = False, **_: Any) -> str:
+        asked.append(local_files_only)
+        if not local_files_only and content:
+            second.write_bytes(content)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(published_weights, "_require_reached", lambda *_: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"neither a folder's nor whole.*HF_HUB_OFFLINE is set"):
+        find_checkpoint("owner/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert find_checkpoint("owner/name").revision == "commit"
+    assert asked == [True, True, False]
+    second.unlink()
+    content = b""  # a hub that lacks it too
+    with pytest.raises(InputError, match=r"lists model-00002-of-00002\.safetensors"):
+        find_checkpoint("owner/name")
 
 
 def test_weights_changed_since_the_fit_are_refused(
