@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
 
 
+class StoppedError(InputError):
+    """A training was told to stop and did so in order; the message says how it goes on."""
+
+
 def require_known(kind: str, name: str, known: Iterable[str]) -> str:
     """Return `name` if it is one of `known`; otherwise raise with the nearest known name."""
     allowed = sorted(known)

@@ -1,8 +1,15 @@
 """Kedro's project settings: https://docs.kedro.org."""
 
-from nocturnal_kedro.hooks import ClearErrors, Cluster, EntryChecks, RunRecord, Summary
+from nocturnal_kedro.hooks import (
+    ClearErrors,
+    Cluster,
+    EntryChecks,
+    FinishedTrainings,
+    RunRecord,
+    Summary,
+)
 
-HOOKS = (EntryChecks(), RunRecord(), Cluster(), Summary(), ClearErrors())
+HOOKS = (EntryChecks(), RunRecord(), Cluster(), FinishedTrainings(), Summary(), ClearErrors())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -278,10 +278,10 @@ def test_the_head_leaves_a_frozen_encoder_alone(
     frozen: bool, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The encoder as it is after each stage: what the head's stage begins and ends with."""
-    from nocturnal_kedro.training import fit
+    from nocturnal_kedro.training import learn
 
     seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-    whole_train = fit.train
+    whole_train = learn.train
 
     def watched(module: nn.Module, *args: object) -> object:
         begin = {name: weight.detach().clone() for name, weight in module.named_parameters()}
@@ -289,7 +289,7 @@ def test_the_head_leaves_a_frozen_encoder_alone(
         seen.append((begin, trained.state))
         return trained
 
-    monkeypatch.setattr(fit, "train", watched)
+    monkeypatch.setattr(learn, "train", watched)
     artifact = fit_model("ts2vec", {"preset": "tiny", "network": {"frozen": frozen}}, data, SHORT)
     (drawn, contrasted), (begun, ended) = seen
     names = [name for name in begun if name.startswith("encoder.")]

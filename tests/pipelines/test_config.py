@@ -20,7 +20,9 @@ PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
     "answers",
     "tally", "quality", "made_from",
-    "{experiment}.{model}.model", "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
+    "{experiment}.{model}.model",
+    "{experiment}.{model}.unfinished",
+    "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
     "{experiment}.report",
 }  # fmt: skip
 

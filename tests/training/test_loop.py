@@ -9,16 +9,14 @@ from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, eligible_rows
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
-from nocturnal_kedro.training.device import require_device
 from nocturnal_kedro.training.loop import (
-    draw_rows,
     pointwise_loss,
-    start_accelerator,
     train,
     validate,
     warmup_cosine,
 )
 from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.sampler import Sampler
 from tests.conftest import SCALER, USUAL
 
 
@@ -44,9 +42,14 @@ def rows(corpus: Corpus, splits: pd.DataFrame, task: Task) -> tuple[np.ndarray, 
     return tuple(eligible_rows(corpus, splits, task, s) for s in ("train", "validation"))
 
 
+def teach(module: nn.Module, gatherer, rows, options: Training, learning_rate: float, **more):
+    sampler = Sampler(rows[0], options)
+    return train(module, gatherer, sampler, rows[1], options, learning_rate, "line", **more)
+
+
 def run(gatherer: WindowGatherer, rows: tuple[np.ndarray, np.ndarray], **changes: object):
     options = Training(**({"epochs": 4, "steps_per_epoch": 20} | changes))
-    return train(Line(96), gatherer, *rows, options, learning_rate=0.05, name="line")
+    return teach(Line(96), gatherer, rows, options, learning_rate=0.05)
 
 
 def test_training_improves_validation_and_keeps_the_best(gatherer, rows) -> None:
@@ -87,7 +90,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(gatherer, rows)
 
 def test_early_stopping_ends_a_run_that_does_not_improve(gatherer, rows) -> None:
     options = Training(epochs=50, steps_per_epoch=1, patience=2, warmup_share=0)
-    trained = train(Line(96), gatherer, *rows, options, learning_rate=1e-12, name="line")
+    trained = teach(Line(96), gatherer, rows, options, learning_rate=1e-12)
     assert len(trained.log) < 50
     assert len(trained.log) - trained.best_epoch == 2
 
@@ -96,14 +99,10 @@ def test_a_diverging_loss_stops_with_the_remedy(gatherer, rows) -> None:
     options = Training(epochs=1, steps_per_epoch=5, warmup_share=0)
     module = Line(96)
     module.bias.data[:] = torch.inf
-    with pytest.raises(InputError, match=r"model 'line': the loss is inf.*learning_rate"):
-        train(module, gatherer, *rows, options, learning_rate=0.1, name="line")
-
-
-def test_rows_are_each_drawn_once_before_any_comes_twice() -> None:
-    batches = draw_rows(np.arange(100, 110), batch_size=4, seed=0)
-    drawn = torch.cat([next(batches) for _ in range(5)]).tolist()
-    assert sorted(drawn) == sorted([*range(100, 110)] * 2)
+    with pytest.raises(
+        InputError, match=r"model 'line': the loss is inf before step 5.*learning_rate"
+    ):
+        teach(module, gatherer, rows, options, learning_rate=0.1)
 
 
 def test_warm_up_then_cosine() -> None:
@@ -121,20 +120,3 @@ def test_pinball_by_hand() -> None:
     got = pointwise_loss(Forecast(quantiles[..., 10], quantiles), batch)
     expected = np.mean([2 * (1 - level) * 2.0 for level in QUANTILE_LEVELS])
     assert got.item() == pytest.approx(expected)
-
-
-def test_an_absent_gpu_is_an_error_not_a_cpu_run() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(InputError, match=r"training\.device is 'gpu'"):
-        require_device("gpu")
-
-
-def test_a_world_that_was_not_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere:
-        device = torch.device("cpu")
-        num_processes = 2
-
-    monkeypatch.setattr("nocturnal_kedro.training.loop.Accelerator", lambda **_: Elsewhere())
-    with pytest.raises(InputError, match="asked for one process on cpu and got 2"):
-        start_accelerator(Training())

@@ -95,7 +95,7 @@ def test_fine_tuning_adds_weights_for_covariates_and_trains_them(
     assert not still
     # Three steps take a weight a little way: from the same start, and not from another.
     far = max(np.abs(before[name] - fresh[name]).max() for name in before)
-    assert far < 5 * plugins.options("model", "ttm", given).learning_rate
+    assert far < 5 * lora.options["learning_rate"]
 
 
 def test_weights_from_scratch_are_not_those_of_a_checkpoint(published: Path, task: Task) -> None:
@@ -417,3 +417,40 @@ def test_an_artifact_of_another_version_is_told(fitted: Path, data: Data) -> Non
     for state in (missing, artifact.state | {"more": np.zeros(1, np.float32)}):
         with pytest.raises(InputError, match="written by another version"):
             forecast(replace(artifact, state=state), data.corpus, data.splits, data.origins)
+
+
+def test_all_weights_can_be_tuned_after_adapters(fitted: Path, data: Data, tmp_path: Path) -> None:
+    """Adapters freeze what is beside them; what starts from their model is free again."""
+    adapted = {"strategy": "fine_tune", "weights": str(fitted), "lora": {"rank": 2}}
+    save_artifact(fit_model("ttm", adapted, data, SHORT), tmp_path / "adapted")
+    whole = {"strategy": "fine_tune", "weights": str(tmp_path / "adapted")}
+    tuned = fit_model("ttm", whole, data, SHORT)
+    assert tuned.record["trained_parameters"] == tuned.record["parameters"]
+
+
+def test_tuning_that_makes_it_worse_is_told(
+    fitted: Path, data: Data, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"strategy": "fine_tune", "weights": str(fitted), "learning_rate": 3.0}
+    artifact = fit_model("ttm", given, data, SHORT)
+    assert "training made it worse, and it is scored as such" in caplog.text
+    assert artifact.log["epoch"].tolist() == [0, 1]
+    assert artifact.log["validation_rmse"].idxmin() == 0
+    assert artifact.record["best_epoch"] == 1
+
+
+def test_the_usual_learning_rate_is_that_of_the_start() -> None:
+    there = {"strategy": "fine_tune", "weights": "a/b"}
+    rates = [
+        plugins.options("model", "chronos2", given).learning_rate
+        for given in ({}, there, there | {"lora": {}}, there | {"learning_rate": 0.5})
+    ]
+    assert rates == [3e-3, 1e-6, 1e-5, 0.5]
+
+
+def test_a_size_of_fresh_weights_is_refused_beside_weights() -> None:
+    there = {"strategy": "fine_tune", "weights": "a/b"}
+    with pytest.raises(InputError, match="preset tiny is a size of fresh weights"):
+        plugins.options("model", "ttm", there | {"preset": "tiny"})
+    with pytest.raises(InputError, match="network is the size of fresh weights"):
+        plugins.options("model", "ttm", there | {"network": {"d_model": 8}})

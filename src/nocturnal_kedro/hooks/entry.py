@@ -20,6 +20,7 @@ from nocturnal_kedro.hooks.command_line import (
     told_on_the_command_line,
 )
 from nocturnal_kedro.hooks.record import RUN_RECORD, STAGES
+from nocturnal_kedro.training.options import Hardware
 
 MODEL_OPTIONS = "params:model_options."
 # Parameters that no node takes as they are.
@@ -48,10 +49,8 @@ class EntryChecks:
             if "params:baseline_options" in needed:
                 for name, given in catalog.load("params:baseline_options").items():
                     plugins.options("baseline", name, given)
-            if "params:training" in needed and catalog.load("params:training").device == "gpu":
-                from nocturnal_kedro.training.device import require_device
-
-                require_device("gpu")
+            if "params:hardware" in needed:
+                _require_hardware(catalog, needed)
             _require_made(needed, catalog)
 
 
@@ -127,9 +126,22 @@ def _require_ready(model: str, given: dict[str, Any]) -> None:
     """Raise `InputError` on options, packages or weights with which the model could not start."""
     options: Any = plugins.options("model", model, given)
     if getattr(options, "weights", None):
-        from nocturnal_kedro.training.checkpoint import require_found
+        from nocturnal_kedro.training.published import require_found
 
         require_found(options.weights, options.revision)
+
+
+def _require_hardware(catalog: DataCatalog, needed: set[str]) -> None:
+    """Raise `InputError` on hardware that is not there; torch is imported only to ask for it."""
+    hardware = catalog.load("params:hardware")
+    if hardware == Hardware():
+        return
+    from nocturnal_kedro.training.device import require_device, settle
+
+    if "params:training" in needed:
+        settle(hardware, catalog.load("params:training"))
+    else:
+        require_device(hardware.device)
 
 
 def _require_made(needed: set[str], catalog: DataCatalog) -> None:

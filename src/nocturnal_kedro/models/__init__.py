@@ -14,6 +14,7 @@ alone: see `timegpt`.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -99,28 +100,45 @@ def _known_covariates(names: tuple[str, ...]) -> tuple[str, ...]:
 Covariates = Annotated[tuple[str, ...], AfterValidator(_known_covariates)]
 
 
+@dataclass(frozen=True)
+class Rates:
+    """A model's usual learning rates, by how it starts."""
+
+    fresh: float = 1e-3
+    fine_tune: float = 1e-4  # all weights of a start that is worth keeping
+    lora: float = 1e-3  # adapters, which start at nothing
+
+    def of(self, strategy: str, lora: bool) -> float:
+        """That of a strategy, with adapters or without."""
+        if strategy == "from_scratch":
+            return self.fresh
+        return self.lora if lora else self.fine_tune
+
+
 class ModelOptions(BaseModel, extra="forbid", frozen=True):
     """What every model takes: how it starts, what it is given, how it learns.
 
     `network` is the size of fresh weights: that of the preset, with what is given over it. Weights
-    that exist have their size already. Raises on a strategy, a size or a covariate that the model
-    cannot use.
+    that exist have their size already; of a model that puts fresh ones around them it is the size
+    of those. Raises on a strategy, a size or a covariate that the model cannot use.
     """
 
-    preset: Literal["tiny", "small", "released"] = "small"
+    preset: Literal["tiny", "small", "released"] | None = None  # small, where weights are fresh
     strategy: Literal["from_scratch", "fine_tune", "zero_shot"] = "from_scratch"
     weights: str | None = None  # a folder, or the id of a repository on the hub
     revision: str | None = None  # of the repository: branch, tag or commit
     network: BaseModel | None = None  # each model's own `Network`
     covariates: Covariates | None = None  # the model's usual ones where not given
     lora: LoRA | None = None
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)  # that of `rates`, where not given
 
     # of each model
+    rates: ClassVar[Rates] = Rates()
     presets: ClassVar[dict[str, BaseModel]]
     released: ClassVar[str | None] = None  # the published checkpoint
     can_use: ClassVar[tuple[str, ...]] = COVARIATES
     can_use_untrained: ClassVar[tuple[str, ...]] = ()  # by a published checkpoint as it is
+    fresh_around: ClassVar[bool] = False  # whether fresh weights stand around a checkpoint's
     usual: ClassVar[tuple[str, ...]] = ("iob_u", "cob_g", "clock")
     lora_targets: ClassVar[tuple[str, ...] | Literal["all-linear"]] = "all-linear"
     extra: ClassVar[str | None] = None  # of pyproject.toml, with the packages that it needs
@@ -131,14 +149,20 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
     def _fill(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        preset = cls.presets.get(given.get("preset", "small"))
-        if given.get("strategy", "from_scratch") == "from_scratch":
-            network = given.get("network") or {}
-            if preset is not None and isinstance(network, dict):
-                return given | {"network": preset.model_dump() | network}
+        strategy = given.get("strategy", "from_scratch")
+        filled = dict(given)
+        if strategy == "from_scratch":
+            filled["preset"] = given.get("preset") or "small"
         elif given.get("preset") == "released" and not given.get("weights"):
-            return given | {"weights": cls.released}
-        return given
+            filled["weights"] = cls.released
+        sized = strategy == "from_scratch" or (cls.fresh_around and given.get("network"))
+        sizes = cls.presets.get(filled.get("preset") or "released")
+        network = given.get("network") or {}
+        if sized and sizes is not None and isinstance(network, dict):
+            filled["network"] = sizes.model_dump() | network
+        if given.get("learning_rate") is None:
+            filled["learning_rate"] = cls.rates.of(strategy, given.get("lora") is not None)
+        return filled
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -156,7 +180,12 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
                 f"strategy {self.strategy} needs weights: the folder of a checkpoint or of a "
                 f"fitted model, or the id of one on the hub ({published})"
             )
-        if not fresh and self.network is not None:
+        if not fresh and self.preset in ("tiny", "small"):
+            raise ValueError(
+                f"preset {self.preset} is a size of fresh weights, and strategy {self.strategy} "
+                f"takes weights that exist: leave preset out"
+            )
+        if not fresh and self.network is not None and not self.fresh_around:
             raise ValueError(
                 f"network is the size of fresh weights, and strategy {self.strategy} takes weights "
                 f"that have theirs: leave network out"

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.models._chronos import Size
 from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.origins import Task
@@ -29,7 +29,7 @@ class Options(ModelOptions, frozen=True):
     """Chronos-2; covariates are given to the published checkpoint as they are."""
 
     network: Network | None = None
-    learning_rate: float = Field(default=3e-3, gt=0)
+    rates: ClassVar = Rates(fresh=3e-3, fine_tune=1e-6, lora=1e-5)  # the last two the library's own
     presets: ClassVar = {
         "tiny": Network(d_model=16, heads=2, d_ff=32, layers=1, dropout=0.0),
         "small": Network(),

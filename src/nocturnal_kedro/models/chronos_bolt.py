@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels
@@ -34,6 +34,7 @@ class Options(ModelOptions, frozen=True):
     """Chronos-Bolt; it has no place for covariates."""
 
     network: Network | None = None
+    rates: ClassVar = Rates(fine_tune=1e-5, lora=1e-4)
     presets: ClassVar = {
         "tiny": Network(
             patch_length=32,

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import (
+    MEDIAN,
+    QUANTILE_LEVELS,
+    Forecast,
+    ModelOptions,
+    Rates,
+    read_config,
+)
 from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.windows import Batch, Channels, fill_forward
@@ -50,6 +57,7 @@ class Options(ModelOptions, frozen=True):
     """Chronos; it has no place for covariates."""
 
     network: Network | None = None
+    rates: ClassVar = Rates(fine_tune=1e-5, lora=1e-4)
     presets: ClassVar = {
         "tiny": Network(d_model=32, heads=2, d_ff=64, layers=1, tokens=256, paths=8),
         "small": Network(),

@@ -30,7 +30,6 @@ class Options(ModelOptions, frozen=True):
     """TiDE; no checkpoint is published."""
 
     network: Network | None = None
-    learning_rate: float = Field(default=1e-3, gt=0)
     presets: ClassVar = {
         "tiny": Network(hidden_size=16, decoder_output_dim=4, temporal_decoder_dim=16, dropout=0.0),
         "small": Network(),

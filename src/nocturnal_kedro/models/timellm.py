@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, read_config
+from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
 from nocturnal_kedro.series.windows import Batch, Channels
@@ -86,7 +86,9 @@ class Options(ModelOptions, frozen=True):
     """Time-LLM; it knows glucose alone."""
 
     network: Network | None = None
-    learning_rate: float = Field(default=3e-3, gt=0)
+    # What is trained is fresh on either way: the language model stays as it is.
+    rates: ClassVar = Rates(fresh=3e-3, fine_tune=3e-3)
+    fresh_around: ClassVar = True
     presets: ClassVar = {
         "tiny": Network(
             d_model=16, heads=2, d_ff=16, prototypes=16, dropout=0.0, llm_width=32, llm_layers=1
@@ -126,8 +128,10 @@ def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any
     return {"llm": llm, "prompt": prompt, "around": around}
 
 
-def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
-    """The language model of a checkpoint; the weights around it are fresh, of RELEASED sizes."""
+def adapt(
+    checkpoint: Path, task: Task, channels: Channels, network: Network = RELEASED
+) -> dict[str, Any]:
+    """The language model of a checkpoint; the weights around it are fresh."""
     llm = _read_llm(checkpoint)
     tokenizer = _read_tokenizer(checkpoint)
     unknown = [one for one in CHARACTERS if tokenizer.token_to_id(one) is None]
@@ -146,7 +150,7 @@ def adapt(checkpoint: Path, task: Task, channels: Channels) -> dict[str, Any]:
             f"'{checkpoint}': the tokenizer knows more tokens than the language model's "
             f"{llm.vocab_size}. Save the two that belong together."
         )
-    around = _around(RELEASED)
+    around = _around(network)
     needed, room = len(prompt["tokens"]) + _patches(around, task), llm.max_position_embeddings
     if needed > room:
         raise InputError(

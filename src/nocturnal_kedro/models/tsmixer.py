@@ -25,7 +25,6 @@ class Options(ModelOptions, frozen=True):
     """TSMixer; no checkpoint is published."""
 
     network: Network | None = None
-    learning_rate: float = Field(default=1e-3, gt=0)
     presets: ClassVar = {
         "tiny": Network(blocks=1, ff_dim=8, dropout=0.0),
         "small": Network(),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.grid import person_starts
 from nocturnal_kedro.series.physiology import (
     ACTIONS,
@@ -53,9 +58,71 @@ class Corpus:
         """SHA-256 over the content; equal corpora have equal fingerprints."""
         digest = hashlib.sha256()
         for array in (self.values_TC, self.observed_TC, self.late_T, self.kernels_4K):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         digest.update(self.people.to_csv(index=False).encode())
         return digest.hexdigest()
+
+
+ARRAYS = ("values_TC", "observed_TC", "late_T", "covered_T", "slot_of_day_T", "kernels_4K")
+LARGE = ("values_TC", "observed_TC")  # read from disk where memory cannot hold them
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """What `write_corpus` wrote; the large arrays are mapped, and read where they are used.
+
+    Raises `InputError` where a file is absent or damaged.
+    """
+    try:
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r" if name in LARGE else None)
+            for name in ARRAYS
+        }
+        described = json.loads((folder / "made_from.json").read_text())
+        people = pd.read_csv(
+            folder / "people.csv",
+            dtype={"source": str, "subject": str},
+            parse_dates=["start"],
+            keep_default_na=False,
+        )
+        return Corpus(**arrays, people=people, made_from=described["made_from"])
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"corpus '{folder}' is incomplete or damaged ({error}). Run data_processing "
+            f"again, or load another version with --load-versions."
+        ) from error
+
+
+def write_corpus(corpus: Corpus, folder: Path, earlier: Path | None = None) -> None:
+    """Write a folder whole: one `.npy` per array, `people.csv` and `made_from.json`.
+
+    An array that `earlier` holds unchanged is not written again: both share one file.
+    """
+    fresh = folder.with_name(folder.name + ".saving")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for name in ARRAYS:
+        array, file = getattr(corpus, name), fresh / f"{name}.npy"
+        if not _share(earlier and earlier / file.name, file, array):
+            np.save(file, array)
+    corpus.people.to_csv(fresh / "people.csv", index=False)
+    described = {"fingerprint": corpus.fingerprint, "made_from": corpus.made_from}
+    (fresh / "made_from.json").write_text(json.dumps(described, indent=2))
+    fresh.rename(folder)
+
+
+def _share(earlier: Path | None, file: Path, array: np.ndarray) -> bool:
+    """Whether `file` could be made a second name of one that holds the same."""
+    try:
+        if isinstance(array, np.memmap):  # of a corpus that was itself read
+            earlier = Path(str(array.filename))
+            if np.load(earlier, mmap_mode="r").shape != array.shape:
+                return False
+        elif earlier is None or not np.array_equal(np.load(earlier, mmap_mode="r"), array):
+            return False
+        os.link(earlier, file)
+    except (OSError, EOFError, ValueError):  # it is damaged, or the disk has no second names
+        return False
+    return True
 
 
 def build_corpus(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.corpus import Corpus, read_corpus, write_corpus
 from nocturnal_kedro.series.origins import (
     Task,
     data_fingerprint,
@@ -16,9 +17,16 @@ from nocturnal_kedro.series.origins import (
     require_frozen,
 )
 from nocturnal_kedro.series.scaler import Scaler
-from nocturnal_kedro.series.schema import STEPS_PER_DAY, STEPS_PER_HOUR, TEST_SPLITS
+from nocturnal_kedro.series.schema import (
+    LOW_MG_DL,
+    STEPS_PER_DAY,
+    STEPS_PER_HOUR,
+    TEST_SPLITS,
+)
 from nocturnal_kedro.series.windows import Channels, WindowGatherer
 from nocturnal_kedro.training.device import TORCH_NAME, require_device
+from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,36 @@ class Data:
         slot = self.corpus.slot_of_day_T[rows].astype(int)
         distance = np.minimum(slot, STEPS_PER_DAY - slot)
         return rows[distance <= hours * STEPS_PER_HOUR]
+
+    def write(self, folder: Path) -> None:
+        """Into a folder, for the processes that train together."""
+        write_corpus(self.corpus, folder / "corpus")
+        self.splits.to_parquet(folder / "splits.parquet")
+        self.origins.to_parquet(folder / "origins.parquet")
+
+    @classmethod
+    def read(cls, folder: Path, task: Task) -> Data:
+        """What `write` wrote."""
+        return cls(
+            read_corpus(folder / "corpus"),
+            pd.read_parquet(folder / "splits.parquet"),
+            pd.read_parquet(folder / "origins.parquet"),
+            task,
+        )
+
+    def sampler(self, rows: np.ndarray, training: Training) -> Sampler:
+        """Training windows at `rows`, drawn fairly: see `Sampler`."""
+        corpus = self.corpus
+        last = corpus.people["last"].to_numpy()
+        person = np.searchsorted(last, rows, side="right")
+        source = pd.factorize(corpus.people["source"])[0]
+        low_T = corpus.observed_TC[:, 0] & (corpus.values_TC[:, 0] < LOW_MG_DL)
+        before_T = np.append(0, np.cumsum(low_T))  # how many are low before each row
+        end = np.minimum(
+            rows + 1 + self.task.horizon_steps, corpus.people["last"].to_numpy()[person]
+        )
+        ends_low = before_T[end] > before_T[rows + 1]
+        return Sampler(rows, training, person, source[person], ends_low)
 
     def gatherer(self, scaler: Scaler, channels: Channels, device: str = "cpu") -> WindowGatherer:
         """Windows on a device; `InputError` where it is absent."""

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import ModelOptions
-from nocturnal_kedro.series.scaler import fit_scaler
-from nocturnal_kedro.series.windows import WindowGatherer
+from nocturnal_kedro.series.scaler import Scaler, fit_scaler
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
+from nocturnal_kedro.training.device import device_name, settle
 from nocturnal_kedro.training.forecast import EVERYTHING, Answers, answer_of_module, answer_with
 from nocturnal_kedro.training.history import gather_history
-from nocturnal_kedro.training.loop import ONE_AT_A_TIME, REPRESENTATION, Trained, train
-from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.launch import Job, learn_on_processes
+from nocturnal_kedro.training.learn import Learnt, begin, is_deterministic, learn, require_windows
+from nocturnal_kedro.training.loop import ONE_AT_A_TIME
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.spread import Spread, fit_spread
-from nocturnal_kedro.training.start import Start, merge, start_model, tell_scale
+from nocturnal_kedro.training.start import Start, merge
+from nocturnal_kedro.training.unfinished import Unfinished, only_one
 
 
 def fit_model(
@@ -31,43 +34,41 @@ def fit_model(
     given: dict[str, Any],
     data: Data,
     training: Training,
+    hardware: Hardware | None = None,
+    unfinished: Unfinished | None = None,
     answers: Answers | None = None,
 ) -> Artifact:
     """Start the model as its strategy says, train it, and learn from validation how it errs.
 
-    `given` are its options that differ from the defaults. Raises `InputError` on unusable options
-    or weights, an absent device, no window, a diverging loss, and where training changed nothing.
+    `given` are its options that differ from the defaults; `unfinished` keeps its
+    trainings that were cut off, and this one goes on from where it is one of them. Raises
+    `InputError` on unusable options or weights, hardware that is not there, no window, a diverging
+    loss, and where training changed nothing; `StoppedError` where it was told to stop.
     """
     options: Any = plugins.options("model", name, given)
     data.require_frozen()
     validation_rows = data.night_rows("validation")
-    _require_windows(name, "validation", validation_rows)
+    require_windows(name, "validation", validation_rows)
     if plugins.is_service(name):
         return _ask_service(name, options, data, validation_rows, answers)
 
+    hardware = settle(hardware or Hardware(), training)
     with ONE_AT_A_TIME:
-        torch.manual_seed(training.seed)
-        torch.use_deterministic_algorithms(training.device == "cpu")
-        started = time.perf_counter()
-        start = start_model(name, options, data.task)
+        start, scaler = begin(name, options, data, training, hardware)
         _require_apart(name, start, data)
         earlier = start.earlier
-        scaler = earlier.scaler if earlier else fit_scaler(data.corpus, data.splits)
-        tell_scale(start.module, scaler)
-        gatherer = data.gatherer(scaler, start.channels, training.device)
-        train_rows = np.empty(0, np.int64)
-        trained, trained_parameters = Trained({}, pd.DataFrame(), 0), 0
+        learnt, kept = Learnt.nothing(), None
         if options.strategy != "zero_shot":
-            train_rows = data.rows_around_anchor(training.anchor_hours)
-            _require_windows(name, "training", train_rows)
-            trained, trained_parameters = _train(
-                name, start, gatherer, train_rows, validation_rows, training
-            )
+            if unfinished:
+                what = _described(name, start, data, training, hardware)
+                kept = unfinished.folder_of(what)
+            learnt = _learn(name, start, scaler, data, training, hardware, kept)
+        gatherer = data.gatherer(scaler, start.channels, hardware.device)
         module = start.module.to(gatherer.device)
-        parameters = [weight.numel() for weight in module.parameters()]
+        parameters = sum(weight.numel() for weight in module.parameters())
         state = _to_keep(start)
-        train_seconds = time.perf_counter() - started
     answer, target_NH = answer_of_module(module, data.corpus, gatherer, validation_rows)
+    learnt_from = set(data.trained_people()) if learnt.state else set()
     return Artifact(
         name=name,
         kind="model",
@@ -75,44 +76,89 @@ def fit_model(
         architecture=start.architecture,
         base=start.base,
         scaler=scaler,
-        people=tuple(
-            sorted(
-                {
-                    *(earlier.people if earlier else ()),
-                    *(data.trained_people() if trained.state else ()),
-                }
-            )
-        ),
+        people=tuple(sorted(learnt_from.union(earlier.people if earlier else ()))),
         state=state,
         spread=fit_spread(answer, target_NH),
         record={
             "data": data.fingerprint(),
             "task": data.task.model_dump(),
             "training": training.model_dump(),
-            "parameters": sum(parameters),
-            "trained_parameters": trained_parameters,
-            "windows": len(train_rows),
-            "best_epoch": trained.best_epoch,
-            "train_seconds": train_seconds,
+            "hardware": hardware.model_dump() | {"name": device_name(hardware.device)},
+            "deterministic": is_deterministic(hardware),
+            "parameters": parameters,
+            "trained_parameters": learnt.trained_parameters,
+            "windows": learnt.windows,
+            "best_epoch": learnt.best_epoch,
+            "train_seconds": learnt.seconds,
+            "checkpoints": kept and str(kept.resolve()),  # in the way once this is saved
         },
-        log=trained.log,
+        log=learnt.log,
     )
+
+
+def _learn(
+    name: str,
+    start: Start,
+    scaler: Scaler,
+    data: Data,
+    training: Training,
+    hardware: Hardware,
+    kept: Path | None,
+) -> Learnt:
+    """In this process where one is enough, else by processes of their own; loads the result."""
+    with only_one(kept):
+        if _together(hardware):
+            job = Job(
+                name=name,
+                options=start.options.model_dump(mode="json"),
+                task=data.task,
+                training=training,
+                hardware=hardware,
+                checkpoints=str(kept) if kept else None,
+            )
+            learnt = learn_on_processes(job, data)
+            start.module.load_state_dict(learnt.state)
+            return learnt
+        store = Checkpoints(kept, hardware.checkpoint_steps) if kept else None
+        return learn(name, start, scaler, data, training, hardware, store)
+
+
+def _described(
+    name: str, start: Start, data: Data, training: Training, hardware: Hardware
+) -> dict[str, Any]:
+    """Whatever would make it another training, were it another."""
+    return {
+        "model": name,
+        "options": start.options.model_dump(mode="json"),
+        "base": start.base,
+        "architecture": start.architecture,
+        "data": data.fingerprint(),
+        "task": data.task.model_dump(),
+        "training": training.model_dump(),
+        "parallel": hardware.parallel if _together(hardware) else "ddp",
+    }
+
+
+def _together(hardware: Hardware) -> bool:
+    return hardware.machines != 1 or hardware.processes != 1
 
 
 def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Training) -> Artifact:
     """Fit a baseline to the training rows and windows, and learn from validation how it errs."""
-    started = time.perf_counter()
     options = plugins.options("baseline", name, given)
     data.require_frozen()
     validation_rows = data.night_rows("validation")
-    _require_windows(name, "validation", validation_rows)
+    require_windows(name, "validation", validation_rows)
     scaler = fit_scaler(data.corpus, data.splits)
     people = data.trained_people()
     around_anchor = data.rows_around_anchor(training.anchor_hours)
     history = gather_history(
         data, data.gatherer(scaler, EVERYTHING), around_anchor, people, training.seed
     )
-    state = plugins.load("baseline", name).fit(history, options)
+    code = plugins.load("baseline", name)
+    started = time.perf_counter()
+    state = code.fit(history, options)
+    seconds = time.perf_counter() - started
     artifact = Artifact(
         name=name,
         kind="baseline",
@@ -127,7 +173,7 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
             "data": data.fingerprint(),
             "task": data.task.model_dump(),
             "parameters": _count_numbers(state),
-            "train_seconds": time.perf_counter() - started,
+            "train_seconds": seconds,
         },
         log=pd.DataFrame(),
     )
@@ -136,9 +182,10 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
 
 
 def _count_numbers(state: dict[str, np.ndarray]) -> int | None:
-    """How many numbers a baseline keeps; None where all that it has learnt is text, as of trees."""
-    numbers = [array.size for array in state.values() if array.dtype != np.uint8]
-    return None if state and not numbers else sum(numbers)
+    """How many real numbers a baseline has learnt; None where all it knows is text, as of trees."""
+    if state and all(array.dtype == np.uint8 for array in state.values()):
+        return None
+    return sum(array.size for array in state.values() if array.dtype.kind == "f")
 
 
 def _ask_service(
@@ -173,53 +220,6 @@ def _ask_service(
     return replace(artifact, spread=fit_spread(answer, target_NH))
 
 
-def _train(
-    name: str,
-    start: Start,
-    gatherer: WindowGatherer,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
-    training: Training,
-) -> tuple[Trained, int]:
-    """Train what may be trained, leave the best of it in the module, and say how much that is."""
-    module, rate = start.module, start.options.learning_rate
-    before = {n: w.detach().clone() for n, w in module.named_parameters() if w.requires_grad}
-    pretraining: nn.Module | None = getattr(module, "pretraining", None)
-    learning = {id(weight) for weight in module.parameters() if weight.requires_grad}
-    logs = []
-    if pretraining is not None and start.options.strategy == "from_scratch":
-        # What is frozen while the module learns to forecast is what is learnt here.
-        frozen = [weight for weight in pretraining.parameters() if not weight.requires_grad]
-        pretraining.requires_grad_(True)
-        learning |= {id(weight) for weight in pretraining.parameters()}
-        represented = train(
-            pretraining,
-            gatherer,
-            train_rows,
-            validation_rows,
-            training,
-            rate,
-            f"{name}, representation",
-            REPRESENTATION,
-        )
-        pretraining.load_state_dict(represented.state)
-        for weight in frozen:
-            weight.requires_grad_(False)
-        logs.append(represented.log.assign(stage="representation"))
-    trained = train(module, gatherer, train_rows, validation_rows, training, rate, name)
-    module.load_state_dict(trained.state)
-    logs.append(trained.log.assign(stage="forecast"))
-    after = dict(module.named_parameters())
-    if all(torch.equal(weight, after[n].detach().cpu()) for n, weight in before.items()):
-        raise InputError(
-            f"model '{name}': {trained.log['epoch'].max()} epochs of training changed none of its "
-            f"{len(before)} trainable weights. Raise model_options.{name}.learning_rate (now "
-            f"{rate:g})."
-        )
-    size = sum(weight.numel() for weight in module.parameters() if id(weight) in learning)
-    return replace(trained, log=pd.concat(logs, ignore_index=True)), size
-
-
 def _to_keep(start: Start) -> dict[str, np.ndarray]:
     """The weights that an artifact holds: those that no checkpoint can give back."""
     if start.options.strategy == "zero_shot":
@@ -231,14 +231,6 @@ def _to_keep(start: Start) -> dict[str, np.ndarray]:
         names = start.trained_weights()
     state = start.module.state_dict()
     return {name: state[name].detach().cpu().numpy() for name in sorted(names)}
-
-
-def _require_windows(name: str, what: str, rows: np.ndarray) -> None:
-    if not len(rows):
-        raise InputError(
-            f"'{name}': no window is left for {what}. Give more people or days, change the shares "
-            f"under 'splits', or lower task.coverage."
-        )
 
 
 def _require_apart(name: str, start: Start, data: Data) -> None:

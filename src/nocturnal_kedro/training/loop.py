@@ -1,4 +1,4 @@
-"""THE loop: seed, optimizer, prepare, step, validate, keep the best, return a value."""
+"""THE loop: optimizer, prepare, resume, step, validate, keep the best, return a value."""
 
 from __future__ import annotations
 
@@ -7,137 +7,256 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.errors import InputError, StoppedError
 from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
-from nocturnal_kedro.training.device import TORCH_NAME, require_device
-from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.device import start_accelerator
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.resume import Checkpoints, Progress, State
+from nocturnal_kedro.training.sampler import Sampler
+from nocturnal_kedro.training.stop import StopRequest
 
 # Initial weights and dropout come from torch's one generator: with a runner of threads, models are
 # built and trained one after the other, or their numbers would mix.
 ONE_AT_A_TIME = threading.Lock()
+LOOK_STEPS = 10  # between looks at the losses and at who asks to stop: each waits for the device
 
 
 @dataclass(frozen=True)
 class Trained:
     """The best weights seen on validation, and the way there."""
 
-    state: dict[str, Tensor]
+    state: State
     log: pd.DataFrame  # epoch, both losses, the objective's score, learning_rate, seconds
     best_epoch: int
+    seconds: float
 
 
 def train(
     module: nn.Module,
     gatherer: WindowGatherer,
-    train_rows: np.ndarray,
+    sampler: Sampler,
     validation_rows: np.ndarray,
     training: Training,
     learning_rate: float,
     name: str,
+    *,
     objective: Objective | None = None,
+    hardware: Hardware | None = None,
+    checkpoints: Checkpoints | None = None,
+    stop: StopRequest | None = None,
+    watch: Callable[[int, float], None] | None = None,
+    judge_start: bool = False,
 ) -> Trained:
-    """Fit `module` to windows at `train_rows`; early stopping sees `validation_rows` alone.
+    """Fit `module` to the sampler's windows; early stopping sees `validation_rows` alone.
 
     Rows are origins in the gatherer's corpus (int64). The objective is FORECAST where none is
-    given. Raises `InputError` when the loss is no longer finite.
+    given, the hardware one CPU. `watch` is told each epoch's number and score. With `judge_start`
+    the log begins with the weights at the start, as epoch 0, which is never the best. Every
+    process of a training calls it; the first one's value counts. Raises `InputError` when the loss
+    is no longer finite and where the hardware is not what was asked for, `StoppedError` when told
+    to stop.
     """
-    objective = objective or FORECAST
+    objective, hardware = objective or FORECAST, hardware or Hardware()
     total_steps = training.epochs * training.steps_per_epoch
-    accelerator = start_accelerator(training)
+    accelerator = start_accelerator(hardware, training)
+    if accelerator.process_index:  # its dropout is to differ from the first one's
+        torch.manual_seed(training.seed + accelerator.process_index)
+    if hardware.gradient_checkpointing:
+        checkpoint_gradients(module, name)
+    ema = _start_ema(module, training.ema, accelerator)
     trainable = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=training.weight_decay)
-    # A prepared scheduler would step once per process: it stays as it is.
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step, total_steps, training.warmup_share)
-    )
     module, optimizer = accelerator.prepare(module, optimizer)
+    trainable = [weight for weight in module.parameters() if weight.requires_grad]
 
-    batches = draw_rows(train_rows, training.batch_size, training.seed)
-    epochs: list[dict[str, float]] = []
-    best, best_epoch, best_state = math.inf, 0, {}
-    started = time.perf_counter()
-    with progress(total_steps, name) as bar:
-        for epoch in range(1, training.epochs + 1):
-            module.train()
-            losses = []
-            for _ in range(training.steps_per_epoch):
-                batch = gatherer.gather(next(batches).to(accelerator.device))
-                loss = masked_mean(*objective.loss(module, batch), accelerator)
-                if not torch.isfinite(loss):
-                    raise InputError(
-                        f"model '{name}': the loss is {loss.item()} in epoch {epoch}. Lower "
-                        f"model_options.{name}.learning_rate (now {learning_rate:g})."
-                    )
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(trainable, training.clip_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                losses.append(loss.item())
-                bar.set_postfix_str(
-                    f"epoch {epoch}, loss {losses[-1]:.3f}, best {best:.3f}",
-                    refresh=False,
-                )
-                bar.update()
+    progress, best_state = Progress(), State()
+    if checkpoints and checkpoints.restore(accelerator, progress, ema) and progress.best_epoch:
+        best_state = checkpoints.best(progress.best_epoch)
+    started = time.perf_counter() - progress.seconds
 
-            validation_loss, score = objective.validate(
-                module, gatherer, validation_rows, training.batch_size
-            )
-            epochs.append(
-                {
-                    "epoch": epoch,
-                    "train_loss": float(np.mean(losses)),
-                    "validation_loss": validation_loss,
-                    objective.score: score,
-                    "learning_rate": float(schedule.get_last_lr()[0]),
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            if score < best:
-                best, best_epoch = score, epoch
-                best_state = {
-                    key: value.detach().cpu().clone()
-                    for key, value in accelerator.unwrap_model(module).state_dict().items()
-                }
-            if epoch - best_epoch >= training.patience:
-                break
-    return Trained(best_state, pd.DataFrame(epochs), best_epoch)
+    def rate_at(step: int) -> float:
+        return learning_rate * warmup_cosine(step, total_steps, training.warmup_share)
 
-
-def start_accelerator(training: Training) -> Accelerator:
-    """An accelerator on the device that was asked for, or an error: never another one."""
-    require_device(training.device)
-    accelerator = Accelerator(cpu=training.device == "cpu")
-    expected = TORCH_NAME[training.device]
-    if accelerator.device.type != expected or accelerator.num_processes != 1:
-        raise InputError(
-            f"training asked for one process on {expected} and got "
-            f"{accelerator.num_processes} on {accelerator.device}. Unset the ACCELERATE_* and "
-            f"WORLD_SIZE variables of the environment, or start with `kedro run` alone."
+    def judge(losses: list[float]) -> None:
+        """Score the weights as they are by validation, and keep them where they are the best."""
+        nonlocal best_state
+        scored = ema.module if ema is not None else module
+        share = max(training.batch_size // accelerator.num_processes, 1)
+        validation_loss, score = objective.validate(
+            scored, gatherer, validation_rows, share, accelerator
         )
-    return accelerator
+        epoch = progress.step // training.steps_per_epoch
+        progress.epochs.append(
+            {
+                "epoch": epoch,
+                "train_loss": float(np.mean(losses)) if losses else math.nan,
+                "validation_loss": validation_loss,
+                objective.score: score,
+                "learning_rate": rate_at(progress.step),
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        if epoch and score < progress.best:
+            progress.best, progress.best_epoch = score, epoch
+            best_state = _whole_state(scored, accelerator)
+            if checkpoints and accelerator.is_main_process:
+                checkpoints.keep_best(best_state, epoch)
+        if watch and epoch:
+            watch(epoch, score)
+        late = epoch - progress.best_epoch >= training.patience
+        progress.over = late or progress.step == total_steps
+
+    losses: list[Tensor] = []  # not yet looked at
+    with (
+        stop or StopRequest() as stopping,
+        progress_bar(total_steps, name, progress.step, accelerator.is_main_process) as bar,
+    ):
+        if judge_start and not progress.step:
+            judge([])
+        while not progress.over:
+            # A scheduler would be stepped once for each process, and have a state to keep.
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(progress.step)
+            rows = sampler.rows_of_step(progress.step)
+            module.train()
+            losses.append(_backward(module, gatherer, rows, objective, accelerator, hardware))
+            accelerator.clip_grad_norm_(trainable, training.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if ema is not None:
+                ema.update_parameters(accelerator.unwrap_model(module))
+            progress.step += 1
+            bar.update()
+
+            ends = progress.step % training.steps_per_epoch == 0
+            due = checkpoints is not None and progress.step % checkpoints.every_steps == 0
+            if not (progress.step % LOOK_STEPS == 0 or ends or due):
+                continue
+            progress.losses += _look_at(losses, accelerator, name, progress, learning_rate)
+            told = f"loss {progress.losses[-1]:.3f}, best {progress.best:.3f}"
+            bar.set_postfix_str(f"step {progress.step}, {told}", refresh=False)
+            if ends:
+                judge(progress.losses)
+                progress.losses = []
+            stopped = _agree(stopping.asked, accelerator)
+            progress.seconds = time.perf_counter() - started
+            if checkpoints and (due or progress.over or stopped):
+                checkpoints.save(accelerator, progress, ema)
+            if stopped and not progress.over:
+                raise StoppedError(_how_to_go_on(name, progress.step, total_steps, checkpoints))
+    log = pd.DataFrame(progress.epochs)
+    return Trained(best_state, log, progress.best_epoch, progress.seconds)
 
 
-def draw_rows(rows: np.ndarray, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of origins for ever, each origin once before any comes twice."""
-    generator = np.random.default_rng(seed)
-    queue = np.empty(0, np.int64)
-    while True:
-        while len(queue) < batch_size:
-            queue = np.concatenate([queue, generator.permutation(rows)])
-        yield torch.from_numpy(queue[:batch_size])
-        queue = queue[batch_size:]
+def _start_ema(
+    module: nn.Module, decay: float | None, accelerator: Accelerator
+) -> AveragedModel | None:
+    if decay is None:
+        return None
+    # Copied before accelerate puts a forward of its own, bound to the original, into the module.
+    return AveragedModel(
+        module, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+    )
+
+
+def _backward(
+    module: nn.Module,
+    gatherer: WindowGatherer,
+    rows_W: np.ndarray,
+    objective: Objective,
+    accelerator: Accelerator,
+    hardware: Hardware,
+) -> Tensor:
+    """Gradients of the mean loss over all windows of a step; returns this process's part of it.
+
+    The mean is over what is observed in all of them: a mean of the processes' means would differ.
+    Each process has the corpus and counts by itself.
+    """
+    processes, own = accelerator.num_processes, accelerator.process_index
+    count = objective.count(gatherer, torch.from_numpy(rows_W).to(gatherer.device)).clamp(min=1)
+    whole = torch.zeros((), device=gatherer.device)
+    parts = rows_W.reshape(hardware.accumulate, processes, -1)[:, own]
+    for number, part in enumerate(parts):
+        batch = gatherer.gather(torch.from_numpy(part).to(gatherer.device))
+        last = number == len(parts) - 1
+        with nullcontext() if last else accelerator.no_sync(module):
+            values, observed = objective.loss(module, batch)
+            # Gradients are averaged over processes, so each one's sum is scaled up by their number.
+            loss = (values * observed).sum() * processes / count
+            accelerator.backward(loss)
+        whole += loss.detach()
+    return whole
+
+
+def _look_at(
+    losses: list[Tensor],
+    accelerator: Accelerator,
+    name: str,
+    progress: Progress,
+    learning_rate: float,
+) -> list[float]:
+    """The losses since the last look, as means over the processes; `losses` is emptied."""
+    looked = accelerator.reduce(torch.stack(losses), reduction="mean").tolist()
+    losses.clear()
+    if not np.isfinite(looked).all():
+        bad = next(loss for loss in looked if not math.isfinite(loss))
+        raise InputError(
+            f"model '{name}': the loss is {bad} before step {progress.step}. Lower "
+            f"model_options.{name}.learning_rate (now {learning_rate:g})."
+        )
+    return looked
+
+
+def _agree(asked: bool, accelerator: Accelerator) -> bool:
+    """Whether any process was asked: all of them stop, or none."""
+    count = torch.tensor(int(asked), device=accelerator.device)
+    return bool(accelerator.reduce(count, reduction="sum").item())
+
+
+def _whole_state(module: nn.Module, accelerator: Accelerator) -> State:
+    """All weights by their own names on the CPU, sharded or not."""
+    state = accelerator.get_state_dict(module)
+    return {
+        name.removeprefix("_orig_mod."): value.detach().cpu().clone()
+        for name, value in state.items()
+    }
+
+
+def _how_to_go_on(name: str, step: int, total: int, checkpoints: Checkpoints | None) -> str:
+    kept = (
+        f"it is kept in '{checkpoints.folder}', and the same command goes on from there"
+        if checkpoints
+        else "nothing keeps it, since it was given no folder for checkpoints"
+    )
+    return f"model '{name}' was told to stop after step {step} of at most {total}: {kept}."
+
+
+def checkpoint_gradients(module: nn.Module, name: str) -> None:
+    """Keep less of the forward pass and compute it again; `InputError` where a model cannot."""
+    able: list[Any] = [
+        part for part in module.modules() if getattr(part, "supports_gradient_checkpointing", False)
+    ]
+    if not able:
+        raise InputError(
+            f"model '{name}' has no gradient checkpointing: set "
+            f"hardware.gradient_checkpointing to false, or take a smaller batch in more parts "
+            f"(hardware.accumulate)."
+        )
+    for part in able:
+        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_share: float) -> float:
@@ -160,32 +279,61 @@ def pointwise_loss(forecast: Forecast, batch: Batch) -> Tensor:
     return 2 * torch.maximum(level_Q * short_BHQ, (level_Q - 1) * short_BHQ).mean(dim=-1)
 
 
-def masked_mean(values: Tensor, observed: Tensor, accelerator: Accelerator) -> Tensor:
-    """Mean over the observed points of all processes; the mean of their means would differ."""
-    count = accelerator.reduce(observed.sum(), reduction="sum").clamp(min=1)
-    # Gradients are averaged over processes, so each one's sum is scaled up by their number.
-    return (values * observed).sum() * accelerator.num_processes / count
-
-
 @torch.no_grad()
 def validate(
-    module: nn.Module, gatherer: WindowGatherer, rows: np.ndarray, batch_size: int
+    module: nn.Module,
+    gatherer: WindowGatherer,
+    rows: np.ndarray,
+    batch_size: int,
+    accelerator: Accelerator | None = None,
 ) -> tuple[float, float]:
     """Mean loss over all observed points, and RMSE as the mean over people; in scaled units."""
     module.eval()
-    loss, squares, counts = [], [], []
-    for part in torch.from_numpy(rows).split(batch_size):
-        batch = gatherer.gather(part.to(gatherer.device))
-        forecast = module(batch)
-        observed = batch.target_observed_BH
-        loss.append((pointwise_loss(forecast, batch) * observed).sum().item())
-        square_BH = (forecast.point_BH - batch.target_BH) ** 2 * observed
-        squares.append(square_BH.sum(dim=1).double().cpu())
-        counts.append(observed.sum(dim=1).double().cpu())
     person = gatherer.person_of(rows)
-    square_P, count_P = (np.bincount(person, torch.cat(part).numpy()) for part in (squares, counts))
+    loss_square_count_3P = np.zeros((3, person.max() + 1))
+    for part, own in _shares(rows, batch_size, accelerator):
+        batch = gatherer.gather(torch.from_numpy(part).to(gatherer.device))
+        forecast = module(batch)
+        observed = batch.target_observed_BH & torch.from_numpy(own).to(gatherer.device)[:, None]
+        loss_BH = pointwise_loss(forecast, batch) * observed
+        square_BH = (forecast.point_BH - batch.target_BH) ** 2 * observed
+        whose = gatherer.person_of(part)
+        for sums_P, values_BH in zip(
+            loss_square_count_3P, (loss_BH, square_BH, observed), strict=True
+        ):
+            np.add.at(sums_P, whose, values_BH.sum(dim=1).double().cpu().numpy())
+    loss_P, square_P, count_P = _over_processes(loss_square_count_3P, accelerator)
     seen = count_P > 0
-    return sum(loss) / count_P.sum(), float(np.sqrt(square_P[seen] / count_P[seen]).mean())
+    return (
+        float(loss_P.sum() / count_P.sum()),
+        float(np.sqrt(square_P[seen] / count_P[seen]).mean()),
+    )
+
+
+def _shares(
+    rows: np.ndarray, batch_size: int, accelerator: Accelerator | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """This process's batches, and which of their rows count.
+
+    Sharded weights are gathered in each forward pass, so that every process needs equally many.
+    """
+    processes = accelerator.num_processes if accelerator else 1
+    own = accelerator.process_index if accelerator else 0
+    for first in range(0, len(rows), batch_size * processes):
+        part = rows[first + own * batch_size :][:batch_size]
+        yield (part, np.ones(len(part), bool)) if len(part) else (rows[:1], np.zeros(1, bool))
+
+
+def _over_processes(sums: np.ndarray, accelerator: Accelerator | None) -> np.ndarray:
+    if accelerator is None or accelerator.num_processes == 1:
+        return sums
+    whole = torch.from_numpy(sums).to(accelerator.device)
+    return accelerator.reduce(whole, reduction="sum").cpu().numpy()
+
+
+Validate = Callable[
+    [nn.Module, WindowGatherer, np.ndarray, int, Accelerator | None], tuple[float, float]
+]
 
 
 @dataclass(frozen=True)
@@ -193,7 +341,8 @@ class Objective:
     """What is learnt, and what chooses the epoch."""
 
     loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]  # values, and which of them count
-    validate: Callable[[nn.Module, WindowGatherer, np.ndarray, int], tuple[float, float]]
+    count: Callable[[WindowGatherer, Tensor], Tensor]  # how many will count in windows at rows
+    validate: Validate
     score: str  # what the second number of `validate` is called in the log
 
 
@@ -206,28 +355,43 @@ def _represent_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return loss_B, torch.ones_like(loss_B, dtype=torch.bool)
 
 
+def _count_windows(gatherer: WindowGatherer, rows: Tensor) -> Tensor:
+    return torch.tensor(len(rows), device=gatherer.device)
+
+
 @torch.no_grad()
 def _validate_representation(
-    module: nn.Module, gatherer: WindowGatherer, rows: np.ndarray, batch_size: int
+    module: nn.Module,
+    gatherer: WindowGatherer,
+    rows: np.ndarray,
+    batch_size: int,
+    accelerator: Accelerator | None = None,
 ) -> tuple[float, float]:
     module.eval()
-    parts = torch.from_numpy(rows).split(batch_size)
-    losses = torch.cat([module(gatherer.gather(part.to(gatherer.device))) for part in parts])
-    return float(losses.mean()), float(losses.mean())
+    sum_count = np.zeros(2)
+    for part, own in _shares(rows, batch_size, accelerator):
+        loss_B = module(gatherer.gather(torch.from_numpy(part).to(gatherer.device)))
+        sum_count += loss_B.double().cpu().numpy() @ own, own.sum()
+    whole, count = _over_processes(sum_count, accelerator)
+    return whole / count, whole / count
 
 
 # The epoch is chosen by the RMSE of validation in scaled units, each person counting once as in the
 # leaderboard.
-FORECAST = Objective(_forecast_loss, validate, "validation_rmse")
+FORECAST = Objective(_forecast_loss, WindowGatherer.count_targets, validate, "validation_rmse")
 # Of a module that answers a batch with a loss for each window: `Forecaster.pretraining`.
-REPRESENTATION = Objective(_represent_loss, _validate_representation, "validation_score")
+REPRESENTATION = Objective(
+    _represent_loss, _count_windows, _validate_representation, "validation_score"
+)
 
 
-def progress(total_steps: int, name: str) -> tqdm[NoReturn]:
+def progress_bar(total_steps: int, name: str, done: int, shown: bool) -> tqdm[NoReturn]:
     """A bar with speed and time left; in a log file it speaks every 15 seconds only."""
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total_steps,
+        initial=done,
+        disable=not shown,
         desc=f"train {name}",
         unit="step",
         mininterval=0.5 if interactive else 15,

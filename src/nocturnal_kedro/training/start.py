@@ -16,7 +16,7 @@ from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.series.scaler import GLUCOSE, Scaler
 from nocturnal_kedro.series.windows import Channels
 from nocturnal_kedro.training.artifact import Artifact, load_artifact, sha256
-from nocturnal_kedro.training.checkpoint import find_checkpoint, is_artifact
+from nocturnal_kedro.training.published import find_checkpoint, is_artifact
 
 State = dict[str, torch.Tensor]
 BESIDE = ".base_layer."  # what peft puts into the name of a weight that has an adapter
@@ -101,7 +101,8 @@ def _start_from_checkpoint(name: str, options: ModelOptions, task: Task) -> Star
         )
     checkpoint = find_checkpoint(weights, options.revision)
     try:
-        architecture = code.adapt(checkpoint.folder, task, channels)
+        around = (options.network,) if options.network else ()
+        architecture = code.adapt(checkpoint.folder, task, channels, *around)
         module = code.build(architecture, task, channels)
     except KeyError as error:
         raise InputError(
@@ -140,8 +141,18 @@ def _start_from_artifact(name: str, options: ModelOptions, task: Task) -> Start:
             f"weights '{options.weights}' have learnt from {given}: leave covariates out, or give "
             f"these."
         )
-    module = restore_model(artifact, task)
-    merge(module)
+    if options.network:
+        raise InputError(
+            f"weights '{options.weights}' are of a fitted '{name}', all of whose sizes stand: "
+            f"leave network out."
+        )
+    earlier = restore_model(artifact, task)
+    merge(earlier)
+    # Built anew, since adapters have frozen what was beside them.
+    module: nn.Module = plugins.load("model", name).build(
+        artifact.architecture, task, Channels(covariates)
+    )
+    module.load_state_dict(earlier.state_dict())
     base = {"weights": str(folder), "revision": None, "sha256": _hash_of_artifact(folder)}
     options = options.model_copy(update={"covariates": covariates})
     return Start(module, options, artifact.architecture, base, frozenset(), artifact)
@@ -163,7 +174,13 @@ def restore_model(artifact: Artifact, task: Task) -> nn.Module:
     options: Any = plugins.options("model", artifact.name, artifact.options)
     code = plugins.load("model", artifact.name)
     channels = Channels(tuple(artifact.options["covariates"]))
-    module: nn.Module = code.build(artifact.architecture, task, channels)
+    try:
+        module: nn.Module = code.build(artifact.architecture, task, channels)
+    except KeyError as error:
+        raise InputError(
+            f"the artifact of '{artifact.name}' was written by another version of the project: its "
+            f"architecture has no {error}. Run the training pipeline again."
+        ) from error
     state = {key: torch.from_numpy(value) for key, value in artifact.state.items()}
     adapted = options.lora is not None and not options.lora.merge
     lacking = set(module.state_dict()) - set(state)

@@ -11,7 +11,7 @@ from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.scores import score_forecasts
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.training.artifact import Artifact
-from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.options import Hardware
 
 
 def forecast_nights(
@@ -19,14 +19,14 @@ def forecast_nights(
     corpus: Corpus,
     splits: pd.DataFrame,
     origins: pd.DataFrame,
-    training: Training,
+    hardware: Hardware,
     answers: MutableMapping[str, bytes],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Forecasts of every night outside training, what they are of, and what the model costs."""
     from nocturnal_kedro.training.forecast import forecast
 
     plugins.load(artifact.kind, artifact.name)  # importing is not forecasting
-    forecasts, seconds = forecast(artifact, corpus, splits, origins, training.device, answers)
+    forecasts, seconds = forecast(artifact, corpus, splits, origins, hardware.device, answers)
     nights = forecasts.groupby(["source", "subject", "origin"]).ngroups
     return forecasts, {
         "data": artifact.record["data"],

@@ -26,7 +26,7 @@ def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
     return [
         node(
             nodes.forecast_nights,
-            [f"{namespace}.model", "corpus", "splits", "origins", "params:training", "answers"],
+            [f"{namespace}.model", "corpus", "splits", "origins", "params:hardware", "answers"],
             [f"{namespace}.forecasts", f"{namespace}.cost"],
             name="forecast",
             namespace=namespace,

@@ -11,7 +11,8 @@ from nocturnal_kedro.series.audit import require_audited
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.training.artifact import Artifact
-from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.unfinished import Unfinished
 
 
 def fit_model(
@@ -21,8 +22,10 @@ def fit_model(
     audit: pd.DataFrame,
     task: Task,
     training: Training,
+    hardware: Hardware,
     options: dict[str, Any],
     answers: MutableMapping[str, bytes],
+    unfinished: Unfinished,
     *,
     model: str,
 ) -> Artifact:
@@ -32,7 +35,7 @@ def fit_model(
 
     data = Data(corpus, splits, origins, task)
     require_audited(audit, data.fingerprint())
-    return fit_model(model, options, data, training, answers)
+    return fit_model(model, options, data, training, hardware, unfinished, answers)
 
 
 def fit_baseline(

@@ -16,7 +16,14 @@ def create_pipeline(
     fit_models = [
         node(
             update_wrapper(partial(nodes.fit_model, model=model), nodes.fit_model),
-            [*SHARED, "params:training", f"params:model_options.{model}", "answers"],
+            [
+                *SHARED,
+                "params:training",
+                "params:hardware",
+                f"params:model_options.{model}",
+                "answers",
+                f"{experiment}.{model}.unfinished",
+            ],
             f"{experiment}.{model}.model",
             name="fit",
             namespace=f"{experiment}.{model}",

@@ -1,0 +1,163 @@
+"""What every process of a training does: the model's start, and the loop, once or twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.series.scaler import Scaler, fit_scaler
+from nocturnal_kedro.training.data import Data
+from nocturnal_kedro.training.loop import FORECAST, REPRESENTATION, Objective, Trained, train
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.resume import Checkpoints, State
+from nocturnal_kedro.training.start import Start, start_model, tell_scale
+from nocturnal_kedro.training.stop import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What came of a training, wherever it ran."""
+
+    state: State  # of the best epoch, all of the module's
+    log: pd.DataFrame  # one row per epoch
+    best_epoch: int
+    trained_parameters: int
+    windows: int
+    seconds: float
+
+    @classmethod
+    def nothing(cls) -> Learnt:
+        """Where there was nothing to train."""
+        return cls({}, pd.DataFrame(), 0, 0, 0, 0.0)
+
+
+def begin(
+    name: str, options: Any, data: Data, training: Training, hardware: Hardware
+) -> tuple[Start, Scaler]:
+    """The model before its first step, the same in every process of the same seed."""
+    torch.manual_seed(training.seed)
+    torch.use_deterministic_algorithms(is_deterministic(hardware))
+    start = start_model(name, options, data.task)
+    scaler = start.earlier.scaler if start.earlier else fit_scaler(data.corpus, data.splits)
+    tell_scale(start.module, scaler)
+    return start, scaler
+
+
+def is_deterministic(hardware: Hardware) -> bool:
+    """Whether torch is held to the same bits: not on a GPU, which lacks some of the kernels."""
+    return hardware.device == "cpu"
+
+
+def learn(
+    name: str,
+    start: Start,
+    scaler: Scaler,
+    data: Data,
+    training: Training,
+    hardware: Hardware,
+    checkpoints: Checkpoints | None = None,
+    stop: StopRequest | None = None,
+    watch: Callable[[int, float], None] | None = None,
+) -> Learnt:
+    """Train what may be trained and leave the best of it in the module.
+
+    Raises `InputError` where no window is left, and where training changed nothing.
+    """
+    module, rate = start.module, start.options.learning_rate
+    gatherer = data.gatherer(scaler, start.channels, hardware.device)
+    rows = data.rows_around_anchor(training.anchor_hours)
+    require_windows(name, "training", rows)
+    validation_rows = data.night_rows("validation")
+
+    def run(part: nn.Module, stage: str, objective: Objective, told: str) -> Trained:
+        trained = train(
+            part,
+            gatherer,
+            data.sampler(rows, training),
+            validation_rows,
+            training,
+            rate,
+            told,
+            objective=objective,
+            hardware=hardware,
+            checkpoints=checkpoints and checkpoints.of_stage(stage),
+            stop=stop,
+            watch=watch if objective is FORECAST else None,
+            judge_start=start.options.strategy == "fine_tune",
+        )
+        part.load_state_dict(trained.state)
+        logs.append(trained.log.assign(stage=stage))
+        return trained
+
+    logs: list[pd.DataFrame] = []
+    before = {n: w.detach().clone() for n, w in module.named_parameters() if w.requires_grad}
+    learning = {id(weight) for weight in module.parameters() if weight.requires_grad}
+    pretraining: nn.Module | None = getattr(module, "pretraining", None)
+    seconds = 0.0
+    if pretraining is not None and start.options.strategy == "from_scratch":
+        # What is frozen while the module learns to forecast is what is learnt here.
+        frozen = [weight for weight in pretraining.parameters() if not weight.requires_grad]
+        pretraining.requires_grad_(True)
+        learning |= {id(weight) for weight in pretraining.parameters()}
+        seconds += run(
+            pretraining, "representation", REPRESENTATION, f"{name}, representation"
+        ).seconds
+        for weight in frozen:
+            weight.requires_grad_(False)
+    trained = run(module, "forecast", FORECAST, name)
+    _require_changed(name, before, module, trained, rate)
+    _warn_of_harm(name, trained, rate)
+    return Learnt(
+        state=trained.state,
+        log=pd.concat(logs, ignore_index=True),
+        best_epoch=trained.best_epoch,
+        trained_parameters=sum(w.numel() for w in module.parameters() if id(w) in learning),
+        windows=len(rows),
+        seconds=seconds + trained.seconds,
+    )
+
+
+def require_windows(name: str, what: str, rows: Any) -> None:
+    """Raise `InputError` where there is nothing to learn from, or to choose by."""
+    if not len(rows):
+        raise InputError(
+            f"'{name}': no window is left for {what}. Give more people or days, change the shares "
+            f"under 'splits', or lower task.coverage."
+        )
+
+
+def _require_changed(
+    name: str, before: State, module: nn.Module, trained: Trained, rate: float
+) -> None:
+    after = {name: weight.detach().cpu() for name, weight in module.named_parameters()}
+    if all(torch.equal(weight.cpu(), after[n]) for n, weight in before.items()):
+        raise InputError(
+            f"model '{name}': {trained.best_epoch} epochs of training changed none of its "
+            f"{len(before)} trainable weights. Raise model_options.{name}.learning_rate (now "
+            f"{rate:g})."
+        )
+
+
+def _warn_of_harm(name: str, trained: Trained, rate: float) -> None:
+    scores = trained.log.set_index("epoch")[FORECAST.score]
+    if 0 in scores and scores.idxmin() == 0:
+        logger.warning(
+            "model '%s': training made it worse, and it is scored as such: %s was %.4g at the "
+            "start and %.4g in the best epoch. Lower model_options.%s.learning_rate (now %g), "
+            "train longer, or take the weights as they are, by strategy zero_shot.",
+            name,
+            FORECAST.score,
+            scores[0],
+            scores[trained.best_epoch],
+            name,
+            rate,
+        )
