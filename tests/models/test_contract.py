@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nocturnal_kedro.training.artifact import Artifact, load_artifact, save_arti
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.fit import fit_model
 from nocturnal_kedro.training.forecast import answer_with, forecast
-from nocturnal_kedro.training.loop import pointwise_loss
+from nocturnal_kedro.training.loop import checkpoint_gradients, pointwise_loss
 from nocturnal_kedro.training.options import Training
 from nocturnal_kedro.training.start import Start, restore_model, start_model
 from tests.conftest import SCALER
@@ -324,3 +325,29 @@ def test_lora_without_such_a_layer_is_an_error(
     }
     with pytest.raises(InputError, match="no linear layer's name ends in q_proj_of_another_model"):
         fit_model(name, given, data, SHORT)
+
+
+CHECKPOINTED = {"chronos_bolt", "chronos_t5", "timellm"}
+
+
+@every_model
+def test_gradient_checkpointing_computes_again_or_is_refused(name: str, data: Data) -> None:
+    module, batch, _ = started(name, data)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        module.zero_grad()
+        (pointwise_loss(module.train()(batch), batch) * batch.target_observed_BH).mean().backward()
+        return {n: w.grad.clone() for n, w in module.named_parameters() if w.grad is not None}
+
+    kept = gradients()
+    if name not in CHECKPOINTED:
+        with pytest.raises(InputError, match=f"model '{name}' has no gradient checkpointing"):
+            checkpoint_gradients(module, name)
+        return
+    checkpoint_gradients(module, name)
+    calls: Counter[str] = Counter()
+    for part, inner in module.named_modules():
+        inner.register_forward_pre_hook(lambda *_, part=part: calls.update([part]))
+    computed_again = gradients()
+    assert max(calls.values()) == 2
+    assert all(torch.equal(kept[part], computed_again[part]) for part in kept)

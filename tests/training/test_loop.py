@@ -1,10 +1,14 @@
+import resource
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.errors import InputError, StoppedError
 from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, eligible_rows
@@ -15,8 +19,10 @@ from nocturnal_kedro.training.loop import (
     validate,
     warmup_cosine,
 )
-from nocturnal_kedro.training.options import Training
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.sampler import Sampler
+from nocturnal_kedro.training.stop import StopRequest
 from tests.conftest import SCALER, USUAL
 
 
@@ -120,3 +126,140 @@ def test_pinball_by_hand() -> None:
     got = pointwise_loss(Forecast(quantiles[..., 10], quantiles), batch)
     expected = np.mean([2 * (1 - level) * 2.0 for level in QUANTILE_LEVELS])
     assert got.item() == pytest.approx(expected)
+
+
+def test_ema_is_the_running_mean_of_the_weights(gatherer, rows) -> None:
+    """By hand: after each step the mean takes a tenth of the weights; the first step sets it."""
+    options = Training(epochs=1, steps_per_epoch=5)
+    seen: list[torch.Tensor] = []
+
+    class Watched(Line):
+        def forward(self, batch: Batch) -> Forecast:
+            if self.training:
+                seen.append(self.weight.detach().clone())
+            return super().forward(batch)
+
+    module = Watched(96)
+    ema = options.model_copy(update={"ema": 0.9})
+    trained = teach(module, gatherer, rows, ema, learning_rate=0.05)
+    after_each_step = [*seen[1:], module.weight.detach()]
+    mean = after_each_step[0]
+    for weight in after_each_step[1:]:
+        mean = 0.9 * mean + 0.1 * weight
+    torch.testing.assert_close(trained.state["weight"], mean)
+    assert not torch.allclose(trained.state["weight"], module.weight.detach())
+    plain = teach(Line(96), gatherer, rows, options, learning_rate=0.05)
+    torch.testing.assert_close(plain.state["weight"], module.weight.detach())
+
+
+def test_16_bits_learn_nearly_the_same_and_are_used(gatherer, rows) -> None:
+    kinds = set()
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(16, 96)
+
+        def forward(self, batch: Batch) -> Forecast:
+            point_BH = self.head(batch.context_BLC[:, -16:, 0])
+            if self.training:
+                kinds.add(point_BH.dtype)
+            return Forecast(point_BH.float(), None)
+
+    options = Training(epochs=1, steps_per_epoch=30)
+    learnt = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        hardware = Hardware(precision=precision)
+        learnt.append(teach(Deep(), gatherer, rows, options, 0.01, hardware=hardware))
+    assert kinds == {torch.float32, torch.bfloat16}
+    full, half = (trained.log["validation_rmse"].iloc[0] for trained in learnt)
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full
+    assert learnt[1].state["head.weight"].dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_module_learns_the_same(gatherer, rows) -> None:
+    options = Training(epochs=1, steps_per_epoch=5)
+    plain = teach(Line(96), gatherer, rows, options, 0.05)
+    compiled = teach(Line(96), gatherer, rows, options, 0.05, hardware=Hardware(compile=True))
+    assert plain.state.keys() == compiled.state.keys()
+    for name, weight in plain.state.items():
+        torch.testing.assert_close(compiled.state[name], weight)
+
+
+def test_a_stopped_training_without_a_folder_says_so(gatherer, rows) -> None:
+    stop = StopRequest()
+    stop._hear(15, None)
+    with pytest.raises(StoppedError, match="after step 10 of at most 80: nothing keeps it"):
+        teach(Line(96), gatherer, rows, Training(epochs=4, steps_per_epoch=20), 0.05, stop=stop)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(gatherer, rows, tmp_path: Path) -> None:
+    """A file that may not grow stands for a disk without room."""
+    options = Training(epochs=1, steps_per_epoch=20)
+    kept = Checkpoints(tmp_path, every_steps=5)
+    written = 0
+
+    class Filling(Line):
+        def forward(self, batch: Batch) -> Forecast:
+            nonlocal written
+            written += self.training
+            if written == 8:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+            return super().forward(batch)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"cannot be written.*Make room.*which is whole"):
+            teach(Filling(96), gatherer, rows, options, 0.05, checkpoints=kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [step.name for step in tmp_path.glob("step-*")] == ["step-00000005"]
+    assert not (tmp_path / "saving").exists()
+    gone_on = teach(Line(96), gatherer, rows, options, 0.05, checkpoints=kept)
+    whole = teach(Line(96), gatherer, rows, options, 0.05)
+    assert all(torch.equal(gone_on.state[name], weight) for name, weight in whole.state.items())
+
+
+def test_a_damaged_checkpoint_is_named(gatherer, rows, tmp_path: Path) -> None:
+    options = Training(epochs=1, steps_per_epoch=20)
+    kept = Checkpoints(tmp_path, every_steps=5)
+    teach(Line(96), gatherer, rows, options, 0.05, checkpoints=kept)
+    [last] = tmp_path.glob("step-*")
+    for file in ("optimizer.bin", "model.safetensors", "random-0.pt", "progress.json"):
+        whole = (last / file).read_bytes()
+        (last / file).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(
+            InputError, match=r"checkpoint '.*step-00000020' cannot be read.*Delete"
+        ):
+            teach(Line(96), gatherer, rows, options, 0.05, checkpoints=kept)
+        (last / file).write_bytes(whole)
+
+
+def test_dropout_goes_on_with_the_numbers_that_it_would_have_drawn(
+    gatherer, rows, tmp_path: Path
+) -> None:
+    """Accelerate says nothing where it could not bring the random numbers back."""
+
+    class Dropping(Line):
+        def forward(self, batch: Batch) -> Forecast:
+            forecast = super().forward(batch)
+            return forecast._replace(
+                point_BH=nn.functional.dropout(forecast.point_BH, 0.5, self.training)
+            )
+
+    options = Training(epochs=1, steps_per_epoch=20)
+    torch.manual_seed(0)
+    whole = teach(Dropping(96), gatherer, rows, options, 0.05)
+    torch.manual_seed(0)
+    stop = StopRequest()
+    stop._hear(15, None)
+    kept = Checkpoints(tmp_path, every_steps=5)
+    with pytest.raises(StoppedError, match="after step 5 of"):
+        teach(Dropping(96), gatherer, rows, options, 0.05, checkpoints=kept, stop=stop)
+    torch.manual_seed(99)
+    gone_on = teach(Dropping(96), gatherer, rows, options, 0.05, checkpoints=kept)
+    assert all(torch.equal(gone_on.state[name], weight) for name, weight in whole.state.items())

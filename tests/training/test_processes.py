@@ -109,8 +109,11 @@ def whole(data: Data) -> dict[int, Artifact]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("hardware", [KEPT, TWO_KEPT], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("hardware", "number"),
+    [(KEPT, signal.SIGTERM), (KEPT, signal.SIGUSR1), (TWO_KEPT, signal.SIGUSR1)],
+    ids=["one-TERM", "one-USR1", "two-USR1"],
+)
 def test_a_signal_stops_in_order_and_the_same_command_goes_on(
     hardware: Hardware, number: int, data: Data, whole: dict[int, Artifact], tmp_path: Path
 ) -> None:
@@ -145,3 +148,15 @@ def test_a_lost_process_takes_nothing_with_it(
     with once_kept(tmp_path, kill_one):
         fitted = state_of("ttm", data, TWO_KEPT, unfinished=Unfinished(tmp_path))
     assert_close(fitted, whole[2], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["zero2", "zero3"])
+def test_deepspeed_learns_what_one_process_does(
+    parallel: str, data: Data, whole: dict[int, Artifact], tmp_path: Path
+) -> None:
+    """Asked for a CPU, accelerate would quietly take plain DDP: the world says what it got."""
+    pytest.importorskip("deepspeed")
+    hardware = Hardware(processes=2, parallel=parallel, checkpoint_steps=5)
+    fitted = state_of("ttm", data, hardware, unfinished=Unfinished(tmp_path))
+    assert_close(fitted, whole[1], 1e-5)

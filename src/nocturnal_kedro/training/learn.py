@@ -94,33 +94,40 @@ def learn(
             watch=watch if objective is FORECAST else None,
             judge_start=start.options.strategy == "fine_tune",
         )
-        part.load_state_dict(trained.state)
+        if hardware.parallel == "ddp":  # shards stay with their processes
+            part.load_state_dict(trained.state)
         logs.append(trained.log.assign(stage=stage))
         return trained
 
     logs: list[pd.DataFrame] = []
     before = {n: w.detach().clone() for n, w in module.named_parameters() if w.requires_grad}
-    learning = {id(weight) for weight in module.parameters() if weight.requires_grad}
+    learning = {id(w): w.numel() for w in module.parameters() if w.requires_grad}
     pretraining: nn.Module | None = getattr(module, "pretraining", None)
     seconds = 0.0
     if pretraining is not None and start.options.strategy == "from_scratch":
+        if hardware.parallel != "ddp":
+            raise InputError(
+                f"model '{name}' is trained in two stages, and parallel {hardware.parallel} keeps "
+                f"the weights of the first in shards. Choose parallel ddp."
+            )
         # What is frozen while the module learns to forecast is what is learnt here.
         frozen = [weight for weight in pretraining.parameters() if not weight.requires_grad]
         pretraining.requires_grad_(True)
-        learning |= {id(weight) for weight in pretraining.parameters()}
+        learning |= {id(weight): weight.numel() for weight in pretraining.parameters()}
         seconds += run(
             pretraining, "representation", REPRESENTATION, f"{name}, representation"
         ).seconds
         for weight in frozen:
             weight.requires_grad_(False)
     trained = run(module, "forecast", FORECAST, name)
-    _require_changed(name, before, module, trained, rate)
-    _warn_of_harm(name, trained, rate)
+    if trained.state:  # of shards, the first process alone has the whole
+        _require_changed(name, before, trained, rate)
+        _warn_of_harm(name, trained, rate)
     return Learnt(
         state=trained.state,
         log=pd.concat(logs, ignore_index=True),
         best_epoch=trained.best_epoch,
-        trained_parameters=sum(w.numel() for w in module.parameters() if id(w) in learning),
+        trained_parameters=sum(learning.values()),
         windows=len(rows),
         seconds=seconds + trained.seconds,
     )
@@ -135,11 +142,8 @@ def require_windows(name: str, what: str, rows: Any) -> None:
         )
 
 
-def _require_changed(
-    name: str, before: State, module: nn.Module, trained: Trained, rate: float
-) -> None:
-    after = {name: weight.detach().cpu() for name, weight in module.named_parameters()}
-    if all(torch.equal(weight.cpu(), after[n]) for n, weight in before.items()):
+def _require_changed(name: str, before: State, trained: Trained, rate: float) -> None:
+    if all(torch.equal(weight.cpu(), trained.state[n]) for n, weight in before.items()):
         raise InputError(
             f"model '{name}': {trained.best_epoch} epochs of training changed none of its "
             f"{len(before)} trainable weights. Raise model_options.{name}.learning_rate (now "

@@ -227,8 +227,8 @@ def _agree(asked: bool, accelerator: Accelerator) -> bool:
 
 
 def _whole_state(module: nn.Module, accelerator: Accelerator) -> State:
-    """All weights by their own names on the CPU, sharded or not."""
-    state = accelerator.get_state_dict(module)
+    """All weights by their own names on the CPU; of shards, in the first process alone."""
+    state = accelerator.get_state_dict(module) or {}
     return {
         name.removeprefix("_orig_mod."): value.detach().cpu().clone()
         for name, value in state.items()
