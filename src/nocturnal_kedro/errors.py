@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
 
 
+class DivergedError(InputError):
+    """A loss is no longer finite; the message says whose, and what may help."""
+
+
 class StoppedError(InputError):
     """A training was told to stop and did so in order; the message says how it goes on."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -23,21 +22,11 @@ from pydantic import BaseModel
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
+from nocturnal_kedro.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORDED_PACKAGES = (
-    "nocturnal-kedro",
-    "kedro",
-    "torch",
-    "granite-tsfm",
-    "chronos-forecasting",
-    "transformers",
-    "accelerate",
-    "numpy",
-    "pandas",
-)
 RUN_RECORD = "run_record"
 # What Kedro calls the options of `kedro run` that narrow a run -> how they are typed.
 PARTS_OF_A_RUN = {
@@ -85,7 +74,7 @@ class RunRecord:
             "command": _command(run_params),
             "environment": run_params["env"] or "local",
             "git": _git(Path(run_params["project_path"])),
-            "versions": _versions(),
+            "versions": versions(),
             "hardware": {
                 "platform": platform.platform(),
                 "processor": _processor(),
@@ -215,16 +204,6 @@ def _git(project: Path) -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}
-
-
-def _versions() -> dict[str, str]:
-    installed = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            installed[package] = "not installed"
-    return installed
 
 
 def _cores() -> int | None:

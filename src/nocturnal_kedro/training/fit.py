@@ -27,6 +27,7 @@ from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.spread import Spread, fit_spread
 from nocturnal_kedro.training.start import Start, merge
 from nocturnal_kedro.training.unfinished import Unfinished, only_one
+from nocturnal_kedro.versions import versions
 
 
 def fit_model(
@@ -55,12 +56,12 @@ def fit_model(
     hardware = settle(hardware or Hardware(), training)
     with ONE_AT_A_TIME:
         start, scaler = begin(name, options, data, training, hardware)
-        _require_apart(name, start, data)
+        require_apart(name, start, data)
         earlier = start.earlier
         learnt, kept = Learnt.nothing(), None
         if options.strategy != "zero_shot":
             if unfinished:
-                what = _described(name, start, data, training, hardware)
+                what = describe(name, start, data, training, hardware)
                 kept = unfinished.folder_of(what)
             learnt = _learn(name, start, scaler, data, training, hardware, kept)
         gatherer = data.gatherer(scaler, start.channels, hardware.device)
@@ -85,6 +86,7 @@ def fit_model(
             "training": training.model_dump(),
             "hardware": hardware.model_dump() | {"name": device_name(hardware.device)},
             "deterministic": is_deterministic(hardware),
+            "versions": versions(),
             "parameters": parameters,
             "trained_parameters": learnt.trained_parameters,
             "windows": learnt.windows,
@@ -107,7 +109,7 @@ def _learn(
 ) -> Learnt:
     """In this process where one is enough, else by processes of their own; loads the result."""
     with only_one(kept):
-        if _together(hardware):
+        if together(hardware):
             job = Job(
                 name=name,
                 options=start.options.model_dump(mode="json"),
@@ -123,7 +125,7 @@ def _learn(
         return learn(name, start, scaler, data, training, hardware, store)
 
 
-def _described(
+def describe(
     name: str, start: Start, data: Data, training: Training, hardware: Hardware
 ) -> dict[str, Any]:
     """Whatever would make it another training, were it another."""
@@ -135,11 +137,12 @@ def _described(
         "data": data.fingerprint(),
         "task": data.task.model_dump(),
         "training": training.model_dump(),
-        "parallel": hardware.parallel if _together(hardware) else "ddp",
+        "parallel": hardware.parallel if together(hardware) else "ddp",
     }
 
 
-def _together(hardware: Hardware) -> bool:
+def together(hardware: Hardware) -> bool:
+    """Whether the training is one of several processes."""
     return hardware.machines != 1 or hardware.processes != 1
 
 
@@ -172,6 +175,7 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
         record={
             "data": data.fingerprint(),
             "task": data.task.model_dump(),
+            "versions": versions(),
             "parameters": _count_numbers(state),
             "train_seconds": seconds,
         },
@@ -233,7 +237,7 @@ def _to_keep(start: Start) -> dict[str, np.ndarray]:
     return {name: state[name].detach().cpu().numpy() for name in sorted(names)}
 
 
-def _require_apart(name: str, start: Start, data: Data) -> None:
+def require_apart(name: str, start: Start, data: Data) -> None:
     """Weights fitted before must not have learnt from anybody that is tested on now."""
     if start.earlier is None or start.earlier.record["data"] == data.fingerprint():
         return

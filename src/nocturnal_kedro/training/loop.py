@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from nocturnal_kedro.errors import InputError, StoppedError
+from nocturnal_kedro.errors import DivergedError, InputError, StoppedError
 from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.device import start_accelerator
@@ -213,7 +213,7 @@ def _look_at(
     losses.clear()
     if not np.isfinite(looked).all():
         bad = next(loss for loss in looked if not math.isfinite(loss))
-        raise InputError(
+        raise DivergedError(
             f"model '{name}': the loss is {bad} before step {progress.step}. Lower "
             f"model_options.{name}.learning_rate (now {learning_rate:g})."
         )

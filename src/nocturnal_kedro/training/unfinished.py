@@ -31,7 +31,7 @@ class Unfinished:
         others = [file for file in self.root.glob(f"*/{TRAINING}") if file.parent != folder]
         if others:
             logger.info(
-                "'%s' holds %d unfinished trainings with other settings; %s of each tells them; "
+                "'%s' holds %d trainings or searches with other settings; %s of each tells them; "
                 "delete what is not needed",
                 self.root,
                 len(others),
