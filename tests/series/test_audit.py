@@ -147,9 +147,8 @@ def test_training_windows_that_reach_across_a_boundary(
     clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if training's gatherer did not know where a split begins."""
-    monkeypatch.setattr(
-        windows, "segment_starts", lambda corpus, splits: np.zeros(len(corpus.late_T), np.int64)
-    )
+    whole = np.array([0]), np.array([len(clean["corpus"].late_T)]), np.array([0])
+    monkeypatch.setattr(windows, "split_segments", lambda corpus, splits: whole)
     assert "training windows hold rows from outside training" in failed(clean)
 
 

@@ -1,6 +1,9 @@
 """Proofs about what reaches a model: nothing after the origin, no unobserved target."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
-from nocturnal_kedro.series.covariates import AMOUNTS
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus, read_corpus, write_corpus
+from nocturnal_kedro.series.covariates import AMOUNTS, COVARIATES
 from nocturnal_kedro.series.grid import GridOptions, build_series
-from nocturnal_kedro.series.origins import Task, build_origins, origin_rows
+from nocturnal_kedro.series.origins import Task, build_origins, eligible_rows, origin_rows
 from nocturnal_kedro.series.physiology import Physiology, action_kernels
-from nocturnal_kedro.series.scaler import Scaler
+from nocturnal_kedro.series.scaler import Scaler, fit_scaler
 from nocturnal_kedro.series.schema import Readings, make_tally
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
 from nocturnal_kedro.series.windows import Batch, Channels, WindowGatherer, fill_forward
@@ -235,3 +238,30 @@ def test_series_of_several_sources_keep_apart() -> None:
     corpus = build_corpus(series, Physiology())
     assert corpus.people[["source", "subject"]].duplicated().sum() == 0
     assert len(corpus.people) == 4
+
+
+def test_a_corpus_left_on_disk_gives_the_same_windows(
+    corpus: Corpus, splits: pd.DataFrame, task: Task, tmp_path: Path
+) -> None:
+    write_corpus(corpus, tmp_path / "corpus")
+    mapped = read_corpus(tmp_path / "corpus")
+    assert isinstance(mapped.values_TC, np.memmap)
+    rows = torch.from_numpy(eligible_rows(corpus, splits, task, "train")[::50])
+    every = Channels(tuple(COVARIATES))
+    scaler = fit_scaler(corpus, splits)
+    here = WindowGatherer(corpus, splits, scaler, task, every, resident=True)
+    there = WindowGatherer(mapped, splits, scaler, task, every, resident=False)
+    for one, other in zip(here.gather(rows), there.gather(rows), strict=True):
+        assert torch.equal(one, other)
+    assert here.count_targets(rows) == there.count_targets(rows) > 0
+
+
+@pytest.mark.slow
+def test_a_corpus_larger_than_memory_is_read_where_it_is_used(tmp_path: Path) -> None:
+    """Of 2 GB on disk, most of them a hole, windows take what they touch."""
+    command = [sys.executable, "-m", "tests.series._large", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    bytes_on_disk, taken = map(int, done.stdout.split())
+    assert bytes_on_disk > 2e9
+    assert taken < 0.5e9

@@ -136,10 +136,10 @@ def reject_origins(corpus: Corpus, splits: pd.DataFrame, task: Task) -> pd.DataF
     )
 
 
-def _segment_of_rows(
+def split_segments(
     corpus: Corpus, splits: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray, pd.Categorical]:
-    """First row, last row (half open) and name of the split that each row lies in."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First row, last row (half open) and split of every segment, by their first rows."""
     segments = splits.merge(corpus.people, on=["source", "subject"], suffixes=("", "_person"))
     begin, end = (
         np.clip(
@@ -149,11 +149,20 @@ def _segment_of_rows(
         ).to_numpy(np.int64)
         for edge in ("start", "end")
     )
+    code = np.array([SPLITS.index(name) for name in segments["split"]], np.int8)
+    # One without a row comes before that which has its first row.
+    order = np.lexsort((end, begin))
+    return begin[order], end[order], code[order]
+
+
+def _segment_of_rows(
+    corpus: Corpus, splits: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, pd.Categorical]:
+    """First row, last row (half open) and name of the split that each row lies in."""
     length = len(corpus.values_TC)
     first, last = np.zeros(length, np.int64), np.zeros(length, np.int64)
     code = np.full(length, -1, np.int8)
-    names = [SPLITS.index(name) for name in segments["split"]]
-    for begins, ends, name in zip(begin, end, names, strict=True):
+    for begins, ends, name in zip(*split_segments(corpus, splits), strict=True):
         first[begins:ends], last[begins:ends], code[begins:ends] = begins, ends, name
     return first, last, pd.Categorical.from_codes(code, list(SPLITS))
 
@@ -161,11 +170,6 @@ def _segment_of_rows(
 def rows_of_split(corpus: Corpus, splits: pd.DataFrame, split: str) -> np.ndarray:
     """Every row of the corpus that lies in `split` (int64)."""
     return np.flatnonzero(_segment_of_rows(corpus, splits)[2] == split)
-
-
-def segment_starts(corpus: Corpus, splits: pd.DataFrame) -> np.ndarray:
-    """First row of the split segment of every row (int64): where a context must be cut."""
-    return _segment_of_rows(corpus, splits)[0]
 
 
 def origin_rows(corpus: Corpus, origins: pd.DataFrame) -> np.ndarray:

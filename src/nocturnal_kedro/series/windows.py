@@ -19,7 +19,7 @@ from torch import Tensor
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus, fourier_clock
 from nocturnal_kedro.series.covariates import AMOUNTS, CLOCK, DOSES, KNOWN_AHEAD
-from nocturnal_kedro.series.origins import Task, segment_starts
+from nocturnal_kedro.series.origins import Task, split_segments
 from nocturnal_kedro.series.physiology import ACTIONS, OF_CARBS
 from nocturnal_kedro.series.scaler import GLUCOSE, Scaler
 from nocturnal_kedro.series.schema import STEPS_PER_DAY
@@ -123,11 +123,9 @@ class WindowGatherer:
         self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T).to(device)
-        # Rows in runs of the same segment, and where its split began.
-        starts_T = segment_starts(corpus, splits)
-        first_of_run = np.flatnonzero(np.diff(starts_T, prepend=-1))
-        self._first_of_run = torch.from_numpy(first_of_run).to(device)
-        self._start_of_run = torch.from_numpy(starts_T[first_of_run]).to(device)
+        begin, end, _ = split_segments(corpus, splits)
+        self._segment_begin = torch.from_numpy(begin).to(device)
+        self._segment_end = torch.from_numpy(end).to(device)
         self._people_last = corpus.people["last"].to_numpy()
         self._last_of_person = torch.from_numpy(self._people_last).to(device)
         self._mean = torch.tensor([scaler.mean[name] for name in recorded], device=device)
@@ -139,9 +137,12 @@ class WindowGatherer:
 
     def gather(self, origin_rows: Tensor) -> Batch:
         """The windows of B origins, given as rows of the corpus (int64)."""
+        origin_rows = origin_rows.contiguous()  # torch's searches copy what is not, with a warning
         rows_BL = origin_rows[:, None] + self._context_steps
-        run_B = torch.bucketize(origin_rows, self._first_of_run, right=True) - 1
-        inside_BL = rows_BL >= self._start_of_run[run_B][:, None]
+        segment_B = torch.bucketize(origin_rows, self._segment_begin, right=True) - 1
+        begin_B = self._segment_begin[segment_B.clamp(min=0)]
+        within_B = (segment_B >= 0) & (origin_rows < self._segment_end[segment_B])
+        inside_BL = rows_BL >= torch.where(within_B, begin_B, 0)[:, None]
         values_BLG, observed_BLG = self._read(rows_BL.clamp(min=0))
         observed_BLG &= inside_BL[..., None]
         # Taken up to 2.5 minutes after the origin, the origin's own reading is not yet there.
@@ -205,7 +206,7 @@ class WindowGatherer:
 
     def _target(self, origin_rows: Tensor) -> tuple[Tensor, Tensor]:
         rows_BH = origin_rows[:, None] + self._horizon_steps
-        person_B = torch.bucketize(origin_rows, self._last_of_person, right=True)
+        person_B = torch.bucketize(origin_rows.contiguous(), self._last_of_person, right=True)
         inside_BH = rows_BH < self._last_of_person[person_B][:, None]
         values_BH1, observed_BH1 = self._read(rows_BH.clamp(max=len(self._late_T) - 1), channels=1)
         observed_BH = observed_BH1[..., 0] & inside_BH
