@@ -1,7 +1,11 @@
 """The whole experiment, end to end, on the simulated cohort and on real recordings."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -10,7 +14,7 @@ from kedro.framework.context import KedroContext
 from kedro.runner import ThreadRunner
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.errors import InputError, StoppedError
 from nocturnal_kedro.series.schema import TEST_SPLITS
 from tests.conftest import SMALL, TRAINED, Run
 
@@ -252,6 +256,34 @@ def test_a_file_cut_short_is_named(
         return
     with pytest.raises(Exception, match=message):
         run(tmp_path, pipeline=stage, models="ttm")
+
+
+@pytest.mark.slow
+def test_a_training_that_is_cut_off_goes_on_by_the_same_command(run: Run, tmp_path: Path) -> None:
+    long = {
+        "models": "ttm",
+        "training": {"epochs": 2, "steps_per_epoch": 100},
+        "hardware": {"checkpoint_steps": 5},
+    }
+    cut_off, whole = tmp_path / "cut_off", tmp_path / "whole"
+    unfinished = cut_off / "06_models/nocturnal_point/unfinished/ttm"
+
+    def cut_off_once_kept() -> None:
+        while not any(unfinished.glob("*/forecast/step-*")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    run(cut_off, pipeline="data_processing")
+    Thread(target=cut_off_once_kept, daemon=True).start()
+    with pytest.raises(StoppedError, match="the same command goes on from there"):
+        run(cut_off, pipeline="training", **long)
+    assert list(unfinished.iterdir())
+    context = run(cut_off, pipeline="training", **long)
+    assert not list(unfinished.iterdir())  # the model is saved
+    expected = run(whole, pipeline="data_processing,training", **long)
+    fitted, uncut = (ran.catalog.load("nocturnal_point.ttm.model") for ran in (context, expected))
+    assert fitted.state.keys() == uncut.state.keys()
+    assert all(np.array_equal(fitted.state[name], uncut.state[name]) for name in uncut.state)
 
 
 def test_threads_give_the_same_numbers(
