@@ -39,12 +39,17 @@ def validated(record: type[Record], given: dict[str, Any] | None, what: str) -> 
         return record.model_validate(given or {})
     except ValidationError as error:
         faults = "; ".join(
-            f"'{'.'.join(map(str, fault['loc']))}' {fault['msg']} (given {_shown(fault['input'])})"
+            _told(fault["loc"], fault["msg"].removeprefix("Value error, "), fault["input"])
             for fault in error.errors()
         )
         deepest = max((fault["loc"] for fault in error.errors()), key=len)
         allowed = ", ".join(_record_at(record, deepest).model_fields)
         raise InputError(f"{what}: {faults}. Allowed: {allowed}.") from error
+
+
+def _told(place: tuple[int | str, ...], what: str, given: object) -> str:
+    """A fault of one option, or of how several go together."""
+    return f"'{'.'.join(map(str, place))}' {what} (given {_shown(given)})" if place else what
 
 
 def _record_at(record: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:

@@ -78,7 +78,9 @@ def learn_on_processes(job: Job, data: Data) -> Learnt:
         with StopRequest(told=(folder / STOP).touch) as stop:
             # Started anew from here: torchrun's own restarts may meet at the address of the dead.
             for left in range(job.hardware.restarts, -1, -1):
-                with subprocess.Popen(command, preexec_fn=_tie_to_us) as started:
+                with subprocess.Popen(
+                    command, env=_environment(job.hardware), preexec_fn=_tie_to_us
+                ) as started:
                     code = started.wait()
                 if (folder / OUTCOME).exists() or stop.asked or not left:
                     break
@@ -174,6 +176,13 @@ def _torchrun(hardware: Hardware) -> list[str]:
         "-m",
         "nocturnal_kedro.training.worker",
     ]
+
+
+def _environment(hardware: Hardware) -> dict[str, str]:
+    """The cores shared out among the processes, unless somebody has done so."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = max(cores // int(hardware.processes), 1)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
 
 def _srun(hardware: Hardware) -> list[str]:

@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file it writes
     refused = False
     try:
         with StopRequest(folder / STOP) as stop:
