@@ -283,9 +283,9 @@ def test_the_head_leaves_a_frozen_encoder_alone(
     seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     whole_train = learn.train
 
-    def watched(module: nn.Module, *args: object) -> object:
+    def watched(module: nn.Module, *args: object, **more: object) -> object:
         begin = {name: weight.detach().clone() for name, weight in module.named_parameters()}
-        trained = whole_train(module, *args)  # type: ignore[arg-type]
+        trained = whole_train(module, *args, **more)  # type: ignore[arg-type]
         seen.append((begin, trained.state))
         return trained
 
