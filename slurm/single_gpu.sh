@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One experiment on one GPU of a SLURM cluster:
-#   sbatch slurm/single_gpu.sh                                  the defaults below
-#   MODELS="ttm" PARAMS="sources=azt1d" sbatch slurm/single_gpu.sh
-# Submit from the project's folder, after `make run` has made its environment there.
+#   sbatch slurm/single_gpu.sh                                  the settings below
+#   MODEL=ttm PARAMS="sources=azt1d,raw_root=/data/raw" sbatch slurm/single_gpu.sh
+# Submit from the project's folder, after `make run` has made its environment there. What follows
+# the script's name goes to `kedro run`.
 #SBATCH --job-name=nocturnal
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -11,15 +12,16 @@
 #SBATCH --mem=16G
 #SBATCH --time=04:00:00
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 
 set -euo pipefail
 
-EXPERIMENT=${EXPERIMENT:-nocturnal_point}
-KEDRO_ENVIRONMENT=${KEDRO_ENVIRONMENT:-single_gpu}
-MODELS=${MODELS:-"ttm chronos2"}
-PARAMS=${PARAMS:-}
+EXPERIMENT=${EXPERIMENT:-nocturnal_point} # or a stage, such as training
+MODEL=${MODEL:-ttm}                       # several with spaces between them
+ENV=${ENV:-single_gpu}                    # conf/$ENV
+PARAMS=${PARAMS:-}                        # of `kedro run --params`
 
-cd "${SLURM_SUBMIT_DIR:-.}"
-export DO_NOT_TRACK=1 MLFLOW_DISABLE_TELEMETRY=true
-exec .venv/bin/kedro run --pipelines="$EXPERIMENT" --env="$KEDRO_ENVIRONMENT" \
-    --params="models=$MODELS${PARAMS:+,$PARAMS}"
+source "${SLURM_SUBMIT_DIR:-.}/slurm/_run.sh"
+run_kedro "$@"

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 
 import click
 
-from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.errors import InputError, StoppedError
+
+
+class ToldToStop(click.ClickException):
+    """The same command goes on: a batch script may give it again."""
+
+    exit_code = 75  # EX_TEMPFAIL
 
 
 @contextmanager
@@ -23,4 +29,5 @@ def told_on_the_command_line() -> Iterator[None]:
 def tell_on_the_command_line(error: InputError | str) -> None:
     """Raise the error as click shows it, if click is at work; elsewhere it goes on as it is."""
     if click.get_current_context(silent=True) is not None:
-        raise click.ClickException(str(error))
+        kind = ToldToStop if isinstance(error, StoppedError) else click.ClickException
+        raise kind(str(error))

@@ -1,0 +1,304 @@
+"""The batch scripts on a real SLURM controller: what is taken back or lost there changes nothing.
+
+Two nodes in networks of their own, with GPUs that are none: training is told to use the CPU.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from nocturnal_kedro.training.artifact import Artifact, load_artifact
+from tests.conftest import PROJECT, SMALL, Run
+
+pytestmark = pytest.mark.slow
+
+START_SLURM = PROJECT.parent / "shared" / "tools" / "slurm" / "start_slurm.sh"
+WHEN_ABSENT = "no SLURM to try: it takes root, and the script that starts one beside the project"
+ON_LOGIN_NODE = '. "$SIM_DIR/env.sh"; sim "$@"'
+ONE_MODEL = "--namespaces=nocturnal_point.ttm"
+TRAINING = {"epochs": 2, "steps_per_epoch": 60, "batch_size": 16}
+HARDWARE = {"device": "cpu", "precision": "fp32", "processes": 1, "checkpoint_steps": 5}
+SECONDS = 240
+
+Login = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def login() -> Iterator[Login]:
+    """Runs a command on the login node, in the project's folder; returns what it says."""
+    if os.geteuid() != 0 or not START_SLURM.exists():
+        pytest.skip(WHEN_ABSENT)
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # its keys must lie where all may pass
+    folder.chmod(0o755)
+    given = os.environ | {
+        "SIM_DIR": str(folder), "SIM_MODE": "netns", "SIM_NS": f"scripts{os.getpid()}",
+        "SIM_NODES": "2", "SIM_CPUS": "8", "SIM_MEM": "6000", "SIM_GPUS": "a100:4",
+        "SIM_BASE_PORT": "18817",
+    }  # fmt: skip
+    subprocess.run(["bash", START_SLURM], env=given, check=True, capture_output=True)
+    settings = {"VENV": str(Path(sys.executable).parents[1]), "OMP_NUM_THREADS": "1"}
+
+    def run_there(*command: object, **more: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", ON_LOGIN_NODE, "_", *map(str, command)],
+            cwd=PROJECT, env=given | settings | more, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    yield run_there
+    stop = START_SLURM.with_name("stop_slurm.sh")
+    subprocess.run(["bash", stop], env=given, check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    run(folder, pipeline="data_processing")
+    return folder
+
+
+def words(given: dict[str, Any], prefix: str = "") -> list[str]:
+    """Parameters as `--params` takes them."""
+    return [
+        word
+        for name, value in given.items()
+        for word in (
+            words(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else [f"{prefix}{name}={value}"]
+        )
+    ]
+
+
+def parameters(data_root: Path | None = None, **hardware: object) -> str:
+    given = SMALL | {"training": TRAINING, "hardware": HARDWARE | hardware}
+    if data_root:
+        given["data_root"] = data_root
+    return ",".join(words(given))
+
+
+class Job:
+    """A training by one of the scripts, in a folder of its own."""
+
+    def __init__(
+        self,
+        login: Login,
+        prepared: Path,
+        folder: Path,
+        script: str,
+        *options: str,
+        **hardware: Any,
+    ) -> None:
+        self.login, self.root, self.log = login, folder / "data", folder / "job.log"
+        shutil.copytree(prepared, self.root)
+        self.number = login(
+            "sbatch", "--parsable", "--mem=2000", "--cpus-per-task=2", f"--output={self.log}",
+            *options, f"slurm/{script}", ONE_MODEL,
+            EXPERIMENT="training", PARAMS=parameters(self.root, **hardware),
+        ).strip()  # fmt: skip
+
+    def told(self, name: str) -> str:
+        """What SLURM says of it, such as JobState."""
+        said = self.login("scontrol", "show", "job", self.number, "--oneliner")
+        return dict(word.split("=", 1) for word in said.split() if "=" in word)[name]
+
+    def wait(self) -> Artifact:
+        """What it has learnt, when it has ended."""
+        wait_for_all(self.login)
+        assert self.told("JobState") == "COMPLETED", self.log.read_text()
+        return fitted(self.root)
+
+    def wait_for_checkpoint(self) -> None:
+        kept = "06_models/*/unfinished/ttm/*/forecast/step-*"
+        wait_until(lambda: any(self.root.glob(kept)))
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """Those of its processes that were started with this word, on any node."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if part in (line := process.info["cmdline"] or ())
+            and any(str(self.root) in word for word in line)
+        ]
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < end, f"not so within {SECONDS} s"
+        time.sleep(0.1)
+
+
+def wait_for_all(login: Login) -> None:
+    """Until no job waits, runs or ends."""
+    wait_until(lambda: not login("squeue", "--noheader"))
+
+
+def fitted(root: Path) -> Artifact:
+    [folder] = root.glob("06_models/nocturnal_point/ttm/*/ttm")  # saved once
+    return load_artifact(folder)
+
+
+def assert_same(first: Artifact, second: Artifact, most: float = 0) -> None:
+    assert first.state.keys() == second.state.keys()
+    for name, weight in first.state.items():
+        np.testing.assert_allclose(second.state[name], weight, rtol=0, atol=most, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(login: Login, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """What one process learns that nobody interrupts."""
+    return Job(login, prepared, tmp_path_factory.mktemp("alone"), "single_gpu.sh").wait()
+
+
+@pytest.fixture(scope="module")
+def together(login: Login, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """What two processes of one machine learn that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("together")
+    return Job(login, prepared, folder, "multi_gpu.sh", processes=2).wait()
+
+
+def test_several_gpus_of_one_node_are_a_process_each(together: Artifact, alone: Artifact) -> None:
+    assert together.record["hardware"]["processes"] == 2
+    assert_same(together, alone, most=1e-6)
+
+
+def test_two_nodes_that_are_taken_back_learn_what_one_does(
+    login: Login, prepared: Path, together: Artifact, tmp_path: Path
+) -> None:
+    job = Job(login, prepared, tmp_path, "multi_node.sh")
+    job.wait_for_checkpoint()
+    login("scancel", "--signal=USR1", "--batch", job.number)
+    learnt = job.wait()
+    assert learnt.record["hardware"]["machines"] == 2
+    assert learnt.record["hardware"]["processes"] == 1
+    assert_same(learnt, together)
+    assert job.told("Restarts") == "1"
+    assert "was told to stop after step" in job.log.read_text()
+    assert "the training goes on after step" in job.log.read_text()
+
+
+def test_a_process_lost_on_one_node_loses_nothing(
+    login: Login, prepared: Path, together: Artifact, tmp_path: Path
+) -> None:
+    job = Job(login, prepared, tmp_path, "multi_node.sh")
+    job.wait_for_checkpoint()
+    [second] = [
+        process
+        for process in job.processes("nocturnal_kedro.training.worker")
+        if process.environ()["SLURM_NODEID"] == "1"
+        and "torch.distributed.run" not in process.cmdline()
+    ]
+    second.kill()
+    assert_same(job.wait(), together)
+    assert job.told("Restarts") == "0"
+    assert "a process of its training was lost" in job.log.read_text()
+
+
+def test_a_job_that_gives_way_to_another_goes_on_after_it(
+    login: Login, prepared: Path, alone: Artifact, tmp_path: Path
+) -> None:
+    job = Job(login, prepared, tmp_path, "single_gpu.sh", "--partition=preempt")
+    job.wait_for_checkpoint()
+    login(
+        "sbatch", "--partition=gpu", "--nodes=2", "--exclusive", "--mem=6000", "--time=1",
+        "--output=/dev/null", "--wrap=sleep 1",
+    )  # fmt: skip
+    assert_same(job.wait(), alone)
+    assert job.told("Restarts") == "1"
+    assert "was told to stop after step" in job.log.read_text()
+
+
+def test_a_job_is_queued_again_when_its_training_is_told_to_stop_and_not_when_it_is_cancelled(
+    login: Login, prepared: Path, tmp_path: Path
+) -> None:
+    job = Job(login, prepared, tmp_path, "single_gpu.sh")
+    job.wait_for_checkpoint()
+    [kedro] = job.processes("run")
+    kedro.send_signal(signal.SIGTERM)  # as SLURM by default signals what a job has started alone
+    kedro.wait(timeout=SECONDS)
+    wait_until(lambda: job.told("Restarts") == "1" and job.processes("run"))
+    login("scancel", job.number)
+    wait_for_all(login)
+    assert job.told("JobState") == "CANCELLED"
+    assert job.told("Restarts") == "1"
+    assert "queued again and goes on" in job.log.read_text()
+    assert "was cancelled" in job.log.read_text()
+
+
+def test_the_cells_of_a_sweep_share_the_data_and_keep_their_results_apart(
+    login: Login, tmp_path: Path
+) -> None:
+    login(
+        "slurm/sweep.sh", "--mem=2500", f"--output={tmp_path}/%j.log",
+        MODELS="ttm", SEEDS="1 2", ROOT=str(tmp_path), PARAMS=parameters(),
+    )  # fmt: skip
+    wait_for_all(login)
+    assert len(list((tmp_path / "prepared" / "05_model_input" / "corpus").iterdir())) == 1
+    first, second = (fitted(tmp_path / f"ttm-{seed}") for seed in (1, 2))
+    assert [one.record["training"]["seed"] for one in (first, second)] == [1, 2]
+    assert first.record["data"] == second.record["data"]
+    assert any((first.state[name] != second.state[name]).any() for name in first.state)
+    for seed in (1, 2):
+        [report] = (tmp_path / f"ttm-{seed}").glob("08_reporting/nocturnal_point/report.html/*/*")
+        assert "ttm" in report.read_text()
+
+
+def choice(login: Login, **given: str) -> str:
+    """The command that adaptive_resources.sh would submit."""
+    said = login("slurm/adaptive_resources.sh", "--dry-run", **given).splitlines()
+    [command] = [line for line in said if line.startswith("sbatch")]
+    return command
+
+
+def test_resources_follow_the_partition_and_its_queue(
+    login: Login, prepared: Path, tmp_path: Path
+) -> None:
+    """Nodes have 4 GPUs, 8 cores and 6000 MB each."""
+    expected = "sbatch --partition=gpu --nodes=2 --gres=gpu:4 --cpus-per-task=8 --mem=6000M"
+    assert choice(login) == f"{expected} --time=240 slurm/multi_node.sh"
+    expected = "sbatch --partition=gpu --nodes=1 --gres=gpu:2 --cpus-per-task=2 --mem=2048M"
+    assert (
+        choice(login, MOST_GPUS="3", GB_PER_GPU="1", CORES_PER_GPU="1", MINUTES="9000")
+        == f"{expected} --time=2880 slurm/multi_gpu.sh"  # at most what the partition allows
+    )
+    with pytest.raises(AssertionError, match="unknown partition 'cpu'; known: gpu preempt"):
+        choice(login, PARTITION="cpu")
+
+    def occupy(node: str, gpus: int) -> str:
+        return login(
+            "sbatch", "--parsable", f"--nodelist={node}", f"--gres=gpu:{gpus}", "--mem=500",
+            "--output=/dev/null", "--wrap=sleep 100",
+        ).strip()  # fmt: skip
+
+    holding = [occupy("node1", 3), occupy("node2", 2)]
+    wait_until(lambda: len(login("squeue", "--noheader", "--states=RUNNING").splitlines()) == 2)
+    assert "--nodes=1 --gres=gpu:2 " in choice(login)
+    holding.append(occupy("node1", 4))
+    wait_until(lambda: "Resources" in login("squeue", "--noheader", "--format=%r"))
+    expected = "sbatch --partition=gpu --nodes=1 --gres=gpu:1 --cpus-per-task=2 --mem=1500M"
+    assert choice(login) == f"{expected} --time=60 slurm/single_gpu.sh"
+    login("scancel", *holding)
+    wait_for_all(login)
+
+    shutil.copytree(prepared, tmp_path / "data")
+    login(
+        "slurm/adaptive_resources.sh", "--mem=2000", f"--output={tmp_path}/job.log",
+        MOST_GPUS="1", MINUTES="5", EXPERIMENT="data_processing",
+        PARAMS=parameters(tmp_path / "data"),
+    )  # fmt: skip
+    wait_for_all(login)
+    assert len(list((tmp_path / "data" / "05_model_input" / "corpus").iterdir())) == 2
