@@ -118,13 +118,18 @@ class _Data(Audited):
     train_rows: np.ndarray
 
     def gather(self, rows: np.ndarray, corpus: Corpus | None = None) -> Batch:
-        """Windows as training and forecasting gather them."""
+        """Windows as training and forecasting gather them; so few are not worth a layout."""
         import torch
 
         from nocturnal_kedro.series.windows import Channels, WindowGatherer
 
         gatherer = WindowGatherer(
-            corpus or self.corpus, self.splits, self.scaler, self.task, Channels(COVARIATES)
+            corpus or self.corpus,
+            self.splits,
+            self.scaler,
+            self.task,
+            Channels(COVARIATES),
+            resident=False,
         )
         return gatherer.gather(torch.from_numpy(rows))
 

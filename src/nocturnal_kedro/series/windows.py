@@ -75,9 +75,11 @@ class Batch(NamedTuple):
 class WindowGatherer:
     """Holds the corpus on a device and gathers batches of windows from it.
 
-    A corpus that does not fit there (`resident` False) stays where it is, on disk if need be, and
-    the rows of each batch are read from it. Before the start of the split that a row lies in, its
-    context reads as unobserved, so that no window reaches across a boundary.
+    There it is laid out scaled and filled forward, so that a window is a slice of it, but for what
+    was observed before the window began. A corpus that does not fit (`resident` False) stays where
+    it is, on disk if need be, and the rows of each batch are read from it. Before the start of the
+    split that a row lies in, its context reads as unobserved, so that no window reaches across a
+    boundary.
     """
 
     def __init__(
@@ -103,68 +105,61 @@ class WindowGatherer:
         # The clock is computed, all else stands in the corpus; so do the doses behind a future.
         recorded = [name for name in channels.context if name not in _OF_CLOCK]
         actions = [name for name in recorded if name in ACTIONS]
-        gathered = [CHANNELS.index(name) for name in (*recorded, *(DOSES if actions else ()))]
-        self._recorded = len(recorded)
-        self._actions_at = [recorded.index(name) for name in actions]
-        self._amount_of = [int(ACTIONS.index(name) in OF_CARBS) for name in actions]
+        doses = [DOSES[int(ACTIONS.index(name) in OF_CARBS)] for name in actions]
+        self._gathered = [CHANNELS.index(name) for name in (*recorded, *doses)]
+        self._recorded_at = [channels.context.index(name) for name in recorded]
         self._is_amount_R = torch.tensor([name in AMOUNTS for name in recorded], device=device)
-        in_order = [*recorded, *_OF_CLOCK]
-        self._context_order = [in_order.index(name) for name in channels.context]
-        in_order = [*actions, *_OF_CLOCK]
+        self._actions_at = [channels.future.index(name) for name in actions]
+        clock = [name for name in _OF_CLOCK if name in channels.context]
+        self._clock_at = [channels.context.index(name) for name in clock]
+        in_order = [*actions, *clock]
         self._future_order = [in_order.index(name) for name in channels.future]
+        self._is_recorded_C = torch.ones(len(channels.context), dtype=torch.long, device=device)
+        self._is_recorded_C[self._clock_at] = 0
 
         clock_D2 = fourier_clock(np.arange(STEPS_PER_DAY)).astype(np.float32)
-        size = len(corpus.late_T) * len(gathered) * (4 + 1)  # float32 and bool
-        self._corpus, self._gathered = corpus, gathered
-        self._resident = size < _free_bytes(self.device) / 2 if resident is None else resident
-        if self._resident:
-            self._values_TG = torch.from_numpy(corpus.values_TC[:, gathered]).to(device)
-            self._observed_TG = torch.from_numpy(corpus.observed_TC[:, gathered]).to(device)
-        self._late_T = torch.from_numpy(corpus.late_T).to(device)
+        clock_D2 = clock_D2[:, [_OF_CLOCK.index(name) for name in clock]]
         self._clock_D2 = torch.from_numpy(clock_D2).to(device)
+        ahead = np.arange(1, STEPS_PER_DAY + task.horizon_steps) % STEPS_PER_DAY
+        self._clock_ahead_DH2 = _slices(self._clock_D2[ahead], task.horizon_steps)
+        self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T).to(device)
-        begin, end, _ = split_segments(corpus, splits)
-        self._segment_begin = torch.from_numpy(begin).to(device)
-        self._segment_end = torch.from_numpy(end).to(device)
+        edges, starts = _segment_edges(corpus, splits)
+        self._edges = torch.from_numpy(edges).to(device)
+        self._starts = torch.from_numpy(starts).to(device)
         self._people_last = corpus.people["last"].to_numpy()
         self._last_of_person = torch.from_numpy(self._people_last).to(device)
         self._mean = torch.tensor([scaler.mean[name] for name in recorded], device=device)
         self._std = torch.tensor([scaler.std[name] for name in recorded], device=device)
+        self._action_mean = torch.tensor([scaler.mean[name] for name in actions], device=device)
+        self._action_std = torch.tensor([scaler.std[name] for name in actions], device=device)
         kernels = corpus.kernels_4K[[ACTIONS.index(name) for name in actions]]
         self._decay_AKH = torch.from_numpy(_decay_matrices(kernels, task.horizon_steps)).to(device)
-        self._context_steps = torch.arange(1 - task.context_steps, 1, device=device)
+        self._steps_L = torch.arange(task.context_steps, device=device)
+        self._context_steps = self._steps_L - (task.context_steps - 1)
         self._horizon_steps = torch.arange(1, task.horizon_steps + 1, device=device)
+
+        self._corpus = corpus
+        # float32, bool and int16 of a channel, float32 of a dose
+        size = len(corpus.late_T) * (7 * len(channels.context) + 4 * len(doses))
+        self._resident = size < _free_bytes(self.device) / 2 if resident is None else resident
+        if self._resident:
+            self._lay_out()
 
     def gather(self, origin_rows: Tensor) -> Batch:
         """The windows of B origins, given as rows of the corpus (int64)."""
         origin_rows = origin_rows.contiguous()  # torch's searches copy what is not, with a warning
-        rows_BL = origin_rows[:, None] + self._context_steps
-        segment_B = torch.bucketize(origin_rows, self._segment_begin, right=True) - 1
-        begin_B = self._segment_begin[segment_B.clamp(min=0)]
-        within_B = (segment_B >= 0) & (origin_rows < self._segment_end[segment_B])
-        inside_BL = rows_BL >= torch.where(within_B, begin_B, 0)[:, None]
-        values_BLG, observed_BLG = self._read(rows_BL.clamp(min=0))
-        observed_BLG &= inside_BL[..., None]
+        start_B = self._starts[torch.bucketize(origin_rows, self._edges, right=True)]
+        # How many steps of the context lie before the split.
+        cut_B = (start_B - origin_rows + (self.task.context_steps - 1)).clamp(min=0)
+        take = self._slice if self._resident else self._read
+        context_BLC, seen_BLC, given_BKA = take(origin_rows, cut_B)
         # Taken up to 2.5 minutes after the origin, the origin's own reading is not yet there.
-        observed_BLG[:, -1, 0] &= ~self._late_T[origin_rows]
-
-        recorded_BLR = observed_BLG[..., : self._recorded]
-        scaled_BLR = (values_BLG[..., : self._recorded] - self._mean) / self._std
-        filled_BLR = fill_forward(scaled_BLR, recorded_BLR)
-        invented_BLR = self._is_amount_R & ~recorded_BLR
-        filled_BLR = filled_BLR.masked_fill(invented_BLR, 0.0)
-        clock_BL2 = self._clock(origin_rows, self._context_steps)
-        context = torch.cat([filled_BLR, clock_BL2], dim=-1)
-        seen = torch.cat([recorded_BLR, torch.ones_like(clock_BL2, dtype=torch.bool)], dim=-1)
-
-        target_BH, target_observed_BH = self._target(origin_rows)
-        return Batch(
-            context[..., self._context_order],
-            seen[..., self._context_order],
-            *self._known_future(origin_rows, values_BLG, observed_BLG),
-            target_BH,
-            target_observed_BH,
-        )
+        late_B = self._late_T[origin_rows]
+        seen_BLC[:, -1, 0] &= ~late_B
+        context_BLC[:, -1, 0] = torch.where(late_B, context_BLC[:, -2, 0], context_BLC[:, -1, 0])
+        future = self._known_future(origin_rows, given_BKA, seen_BLC)
+        return Batch(context_BLC, seen_BLC, *future, *self._target(origin_rows))
 
     def count_targets(self, origin_rows: Tensor) -> Tensor:
         """How many points of the horizons of B origins are observed."""
@@ -174,44 +169,153 @@ class WindowGatherer:
         """Whose each row of the corpus is: the row of `people`."""
         return np.searchsorted(self._people_last, rows, side="right")
 
-    def _read(self, rows: Tensor, channels: int | None = None) -> tuple[Tensor, Tensor]:
+    def _lay_out(self) -> None:
+        """All people's rows, with room for the windows of the first and the last of each."""
+        before, ahead = self.task.context_steps - 1, self.task.horizon_steps
+        first, last = self._corpus.people[["first", "last"]].to_numpy().T
+        room = before + ahead
+        length = len(self._corpus.late_T) + room * len(first)
+        shape = (length, len(self.channels.context))
+        filled_PC = torch.zeros(shape, device=self.device)
+        observed_PC = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        observed_PC[:, self._clock_at] = True
+        until_PC = torch.zeros(shape, dtype=torch.int16, device=self.device)
+        given_PA = torch.zeros(length, len(self._actions_at), device=self.device)
+        for person, (begin, end) in enumerate(zip(first, last, strict=True)):
+            values_1SG, observed_1SG = self._values(np.arange(begin, end)[None])
+            seen_1SR = observed_1SG[..., : len(self._recorded_at)]
+            own = slice(begin + room * person + before, end + room * person + before)
+            filled_PC[own, self._recorded_at] = self._fill(values_1SG, seen_1SR)[0]
+            observed_PC[own, self._recorded_at] = seen_1SR[0]
+            until_SR = _steps_until(seen_1SR | self._is_amount_R, self.task.context_steps)[0]
+            until_PC[own, self._recorded_at] = until_SR.to(torch.int16)
+            given_PA[own] = (values_1SG * observed_1SG)[0, :, len(self._recorded_at) :]
+            around = slice(own.start - before, own.stop + ahead)
+            steps = torch.arange(-before, end - begin + ahead, device=self.device)
+            filled_PC[around, self._clock_at] = self._clock(
+                self._slot_of_day_T[begin : begin + 1], steps
+            )[0]
+        self._shift = room * torch.arange(len(first), device=self.device)
+        kernel_steps = self._decay_AKH.shape[1]
+        self._filled_TLC = _slices(filled_PC, before + 1)
+        self._observed_TLC = _slices(observed_PC, before + 1)
+        self._until_TC = until_PC
+        self._given_TKA = _slices(given_PA[before + 1 - kernel_steps :], kernel_steps)
+        self._target_TH = _slices(filled_PC[before + 1 :, :1], ahead)[..., 0]
+        self._target_observed_TH = _slices(observed_PC[before + 1 :, :1], ahead)[..., 0]
+
+    def _slice(self, origin_rows: Tensor, cut_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Context and its mask, and the doses behind each action, from what is laid out."""
+        place_B = self._place(origin_rows)
+        context_BLC = self._filled_TLC.index_select(0, place_B)
+        seen_BLC = self._observed_TLC.index_select(0, place_B)
+        given_BKA = self._given_TKA.index_select(0, place_B)
+        # Up to here, what is filled forward comes from before the window, and is not known in it.
+        until_BC = self._until_TC[place_B + cut_B] + cut_B[:, None] * self._is_recorded_C
+        until_BC = until_BC.clamp(max=len(self._steps_L))
+        if self.device.type == "cpu":
+            some_W = until_BC.any(dim=1).nonzero()[:, 0]
+            most = int(until_BC.numpy().max(initial=0))
+        else:  # to ask a GPU which they are would be to wait for it
+            some_W = torch.arange(len(place_B), device=self.device)
+            most = len(self._steps_L)
+        unknown_WMC = self._steps_L[:most, None] < until_BC[some_W, None]
+        context_BLC[some_W, :most] = context_BLC[some_W, :most].masked_fill(unknown_WMC, 0.0)
+        seen_BLC[some_W, :most] &= ~unknown_WMC
+        acting_K = self._steps_L[-given_BKA.shape[1] :]
+        if most > len(self._steps_L) - len(acting_K):
+            given_BKA = given_BKA * (acting_K >= cut_B[:, None])[..., None]
+        return context_BLC, seen_BLC, given_BKA
+
+    def _read(self, origin_rows: Tensor, cut_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from the corpus where it is."""
+        rows_BL = (origin_rows[:, None] + self._context_steps).clamp(min=0)
+        values_BLG, observed_BLG = self._values(rows_BL.cpu().numpy())
+        inside_BL = self._steps_L >= cut_B[:, None]
+        observed_BLG &= inside_BL[..., None]
+        seen_BLR = observed_BLG[..., : len(self._recorded_at)]
+        shape = (*rows_BL.shape, len(self.channels.context))
+        context_BLC = torch.zeros(shape, device=self.device)
+        context_BLC[..., self._recorded_at] = self._fill(values_BLG, seen_BLR)
+        context_BLC[..., self._clock_at] = self._clock(
+            self._slot_of_day_T[origin_rows], self._context_steps
+        )
+        seen_BLC = torch.ones(shape, dtype=torch.bool, device=self.device)
+        seen_BLC[..., self._recorded_at] = seen_BLR
+        given_BLG = (values_BLG * observed_BLG)[:, -self._decay_AKH.shape[1] :]
+        return context_BLC, seen_BLC, given_BLG[..., len(self._recorded_at) :].contiguous()
+
+    def _values(self, rows: np.ndarray, channels: int | None = None) -> tuple[Tensor, Tensor]:
         """Values and what of them is observed, (..., G), of the first `channels` or all."""
-        if self._resident:
-            return self._values_TG[:, :channels][rows], self._observed_TG[:, :channels][rows]
-        at, of = rows.cpu().numpy()[..., None], self._gathered[:channels]
-        values = torch.from_numpy(self._corpus.values_TC[at, of])
-        observed = torch.from_numpy(self._corpus.observed_TC[at, of])
+        at = rows[..., None], self._gathered[:channels]
+        values = torch.from_numpy(self._corpus.values_TC[at])
+        observed = torch.from_numpy(self._corpus.observed_TC[at])
         return values.to(self.device), observed.to(self.device)
 
+    def _fill(self, values_NSG: Tensor, seen_NSR: Tensor) -> Tensor:
+        """Scaled; what is unobserved is the last value before it, of an amount 0."""
+        scaled_NSR = (values_NSG[..., : len(self._recorded_at)] - self._mean) / self._std
+        filled_NSR = fill_forward(scaled_NSR, seen_NSR)
+        return filled_NSR.masked_fill(self._is_amount_R & ~seen_NSR, 0.0)
+
+    def _place(self, origin_rows: Tensor) -> Tensor:
+        """Where the context begins in what is laid out."""
+        person_B = torch.bucketize(origin_rows, self._last_of_person, right=True)
+        return origin_rows + self._shift[person_B]
+
     def _known_future(
-        self, origin_rows: Tensor, values_BLG: Tensor, observed_BLG: Tensor
+        self, origin_rows: Tensor, given_BKA: Tensor, seen_BLC: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What doses still do if nothing more is given, and the clock: (B, H, F) and its mask."""
-        at = self._actions_at
-        kernel_steps = self._decay_AKH.shape[1]
-        given_BKG = (values_BLG * observed_BLG)[:, -kernel_steps:, self._recorded :]
-        given_BKA = given_BKG[..., self._amount_of]
-        acting_BHA = torch.einsum("bka,akh->bha", given_BKA, self._decay_AKH)
-        scaled_BHA = (acting_BHA - self._mean[at]) / self._std[at]
+        clock_BH2 = self._clock_ahead_DH2.index_select(0, self._slot_of_day_T[origin_rows].long())
+        shape = (*clock_BH2.shape[:2], len(self.channels.future))
         # The future is known where what acts at the origin is.
-        known_BHA = observed_BLG[:, -1:, at].expand_as(scaled_BHA)
-        clock_BH2 = self._clock(origin_rows, self._horizon_steps)
-        future = torch.cat([torch.where(known_BHA, scaled_BHA, 0.0), clock_BH2], dim=-1)
-        known = torch.cat([known_BHA, torch.ones_like(clock_BH2, dtype=torch.bool)], dim=-1)
-        return future[..., self._future_order], known[..., self._future_order]
+        known_BHF = seen_BLC[:, -1:, self.channels.known_ahead].expand(shape).contiguous()
+        if not self._actions_at:
+            return clock_BH2, known_BHF
+        acting_BHA = torch.einsum("bka,akh->bha", given_BKA, self._decay_AKH)
+        scaled_BHA = (acting_BHA - self._action_mean) / self._action_std
+        known_BHA = known_BHF[..., self._actions_at]
+        future_BHF = torch.cat([torch.where(known_BHA, scaled_BHA, 0.0), clock_BH2], dim=-1)
+        if self._future_order != sorted(self._future_order):
+            future_BHF = future_BHF[..., self._future_order]
+        return future_BHF, known_BHF
 
-    def _clock(self, origin_rows: Tensor, steps: Tensor) -> Tensor:
-        slot_of_day = (self._slot_of_day_T[origin_rows].long()[:, None] + steps) % STEPS_PER_DAY
-        return self._clock_D2[slot_of_day]
+    def _clock(self, slot_B: Tensor, steps: Tensor) -> Tensor:
+        return self._clock_D2[(slot_B.long()[:, None] + steps) % STEPS_PER_DAY]
 
     def _target(self, origin_rows: Tensor) -> tuple[Tensor, Tensor]:
-        rows_BH = origin_rows[:, None] + self._horizon_steps
-        person_B = torch.bucketize(origin_rows.contiguous(), self._last_of_person, right=True)
-        inside_BH = rows_BH < self._last_of_person[person_B][:, None]
-        values_BH1, observed_BH1 = self._read(rows_BH.clamp(max=len(self._late_T) - 1), channels=1)
-        observed_BH = observed_BH1[..., 0] & inside_BH
-        scaled_BH = (values_BH1[..., 0] - self._mean[0]) / self._std[0]
+        origin_rows = origin_rows.contiguous()
+        if self._resident:
+            place_B = self._place(origin_rows)
+            scaled_BH = self._target_TH.index_select(0, place_B)
+            observed_BH = self._target_observed_TH.index_select(0, place_B)
+        else:
+            rows_BH = origin_rows[:, None] + self._horizon_steps
+            person_B = torch.bucketize(origin_rows, self._last_of_person, right=True)
+            inside_BH = rows_BH < self._last_of_person[person_B][:, None]
+            rows_BH = rows_BH.clamp(max=len(self._late_T) - 1)
+            values_BH1, observed_BH1 = self._values(rows_BH.cpu().numpy(), channels=1)
+            scaled_BH = (values_BH1[..., 0] - self._mean[0]) / self._std[0]
+            observed_BH = observed_BH1[..., 0] & inside_BH
         return torch.where(observed_BH, scaled_BH, 0.0), observed_BH
+
+
+def _segment_edges(corpus: Corpus, splits: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Rows where segments begin or end, E, and the first row of what lies between: E + 1.
+
+    Between segments, as before the first and after the last, that is row 0.
+    """
+    begin, end, _ = split_segments(corpus, splits)
+    begin, end = begin[begin < end], end[begin < end]
+    edges, starts = np.concatenate([end, begin]), np.concatenate([np.zeros_like(end), begin])
+    order = np.argsort(edges, kind="stable")  # where one begins as another ends, it begins
+    return edges[order], np.append(0, starts[order])
+
+
+def _slices(rows_PC: Tensor, length: int) -> Tensor:
+    """A view of all stretches of `length` rows, by their first: (P - length + 1, length, C)."""
+    return rows_PC.unfold(0, length, 1).transpose(1, 2)
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -226,6 +330,14 @@ def fill_forward(values_BLC: Tensor, observed_BLC: Tensor) -> Tensor:
     last_BLC = torch.where(observed_BLC, steps_L[None, :, None], -1).cummax(dim=1).values
     filled_BLC = values_BLC.gather(1, last_BLC.clamp(min=0))
     return torch.where(last_BLC >= 0, filled_BLC, 0.0)
+
+
+def _steps_until(observed_BLC: Tensor, most: int) -> Tensor:
+    """How many steps ahead the next observed one is, 0 where it is itself; at most `most`."""
+    steps_L = torch.arange(observed_BLC.shape[1], device=observed_BLC.device)
+    next_BLC = torch.where(observed_BLC, steps_L[None, :, None], len(steps_L) + most)
+    next_BLC = next_BLC.flip(1).cummin(dim=1).values.flip(1)
+    return (next_BLC - steps_L[None, :, None]).clamp(max=most)
 
 
 def _decay_matrices(kernels_AK: np.ndarray, horizon: int) -> np.ndarray:

@@ -42,11 +42,13 @@ class Sampler:
 
     def rows_of_step(self, step: int) -> np.ndarray:
         """The windows of a step, counted from 0: rows of the corpus, (batch_size,) int64."""
-        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        number, place = np.divmod(places, self._length)
-        return np.concatenate(
-            [self._of_pass(n)[place[number == n]] for n in range(number[0], number[-1] + 1)]
-        )
+        number, place = divmod(step * self._batch_size, self._length)
+        rows = self._of_pass(number)[place : place + self._batch_size]
+        while len(rows) < self._batch_size:
+            number += 1
+            left = self._batch_size - len(rows)
+            rows = np.concatenate([rows, self._of_pass(number)[:left]])
+        return rows
 
     def _restart(self) -> None:
         self._generator = np.random.default_rng(self._seed)
