@@ -83,11 +83,8 @@ def words(given: dict[str, Any], prefix: str = "") -> list[str]:
     ]
 
 
-def parameters(data_root: Path | None = None, **hardware: object) -> str:
-    given = SMALL | {"training": TRAINING, "hardware": HARDWARE | hardware}
-    if data_root:
-        given["data_root"] = data_root
-    return ",".join(words(given))
+def parameters(**given: object) -> str:
+    return ",".join(words(SMALL | {"hardware": HARDWARE} | given))
 
 
 class Job:
@@ -107,7 +104,10 @@ class Job:
         self.number = login(
             "sbatch", "--parsable", "--mem=2000", "--cpus-per-task=2", f"--output={self.log}",
             *options, f"slurm/{script}", ONE_MODEL,
-            EXPERIMENT="training", PARAMS=parameters(self.root, **hardware),
+            EXPERIMENT="training",
+            PARAMS=parameters(
+                data_root=self.root, training=TRAINING, hardware=HARDWARE | hardware
+            ),
         ).strip()  # fmt: skip
 
     def told(self, name: str) -> str:
@@ -159,25 +159,25 @@ def assert_same(first: Artifact, second: Artifact, most: float = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(login: Login, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """What one process learns that nobody interrupts."""
-    return Job(login, prepared, tmp_path_factory.mktemp("alone"), "single_gpu.sh").wait()
+def whole(
+    login: Login, prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Artifact]:
+    """What is learnt on one machine when nobody interrupts, by the number of processes."""
+    script = {1: "single_gpu.sh", 2: "multi_gpu.sh"}
+    jobs = {
+        processes: Job(login, prepared, tmp_path_factory.mktemp("whole"), name, processes=processes)
+        for processes, name in script.items()
+    }
+    return {processes: job.wait() for processes, job in jobs.items()}
 
 
-@pytest.fixture(scope="module")
-def together(login: Login, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """What two processes of one machine learn that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("together")
-    return Job(login, prepared, folder, "multi_gpu.sh", processes=2).wait()
-
-
-def test_several_gpus_of_one_node_are_a_process_each(together: Artifact, alone: Artifact) -> None:
-    assert together.record["hardware"]["processes"] == 2
-    assert_same(together, alone, most=1e-6)
+def test_several_gpus_of_one_node_are_a_process_each(whole: dict[int, Artifact]) -> None:
+    assert whole[2].record["hardware"]["processes"] == 2
+    assert_same(whole[2], whole[1], most=1e-6)
 
 
 def test_two_nodes_that_are_taken_back_learn_what_one_does(
-    login: Login, prepared: Path, together: Artifact, tmp_path: Path
+    login: Login, prepared: Path, whole: dict[int, Artifact], tmp_path: Path
 ) -> None:
     job = Job(login, prepared, tmp_path, "multi_node.sh")
     job.wait_for_checkpoint()
@@ -185,14 +185,14 @@ def test_two_nodes_that_are_taken_back_learn_what_one_does(
     learnt = job.wait()
     assert learnt.record["hardware"]["machines"] == 2
     assert learnt.record["hardware"]["processes"] == 1
-    assert_same(learnt, together)
+    assert_same(learnt, whole[2])
     assert job.told("Restarts") == "1"
     assert "was told to stop after step" in job.log.read_text()
     assert "the training goes on after step" in job.log.read_text()
 
 
 def test_a_process_lost_on_one_node_loses_nothing(
-    login: Login, prepared: Path, together: Artifact, tmp_path: Path
+    login: Login, prepared: Path, whole: dict[int, Artifact], tmp_path: Path
 ) -> None:
     job = Job(login, prepared, tmp_path, "multi_node.sh")
     job.wait_for_checkpoint()
@@ -203,13 +203,13 @@ def test_a_process_lost_on_one_node_loses_nothing(
         and "torch.distributed.run" not in process.cmdline()
     ]
     second.kill()
-    assert_same(job.wait(), together)
+    assert_same(job.wait(), whole[2])
     assert job.told("Restarts") == "0"
     assert "a process of its training was lost" in job.log.read_text()
 
 
 def test_a_job_that_gives_way_to_another_goes_on_after_it(
-    login: Login, prepared: Path, alone: Artifact, tmp_path: Path
+    login: Login, prepared: Path, whole: dict[int, Artifact], tmp_path: Path
 ) -> None:
     job = Job(login, prepared, tmp_path, "single_gpu.sh", "--partition=preempt")
     job.wait_for_checkpoint()
@@ -217,7 +217,7 @@ def test_a_job_that_gives_way_to_another_goes_on_after_it(
         "sbatch", "--partition=gpu", "--nodes=2", "--exclusive", "--mem=6000", "--time=1",
         "--output=/dev/null", "--wrap=sleep 1",
     )  # fmt: skip
-    assert_same(job.wait(), alone)
+    assert_same(job.wait(), whole[1])
     assert job.told("Restarts") == "1"
     assert "was told to stop after step" in job.log.read_text()
 
@@ -298,7 +298,7 @@ def test_resources_follow_the_partition_and_its_queue(
     login(
         "slurm/adaptive_resources.sh", "--mem=2000", f"--output={tmp_path}/job.log",
         MOST_GPUS="1", MINUTES="5", EXPERIMENT="data_processing",
-        PARAMS=parameters(tmp_path / "data"),
+        PARAMS=parameters(data_root=tmp_path / "data"),
     )  # fmt: skip
     wait_for_all(login)
     assert len(list((tmp_path / "data" / "05_model_input" / "corpus").iterdir())) == 2
