@@ -21,7 +21,8 @@ PEOPLE = {  # datasets with a row, a name or a window of a person
     "answers",
     "tally", "quality", "made_from",
     "{experiment}.{model}.model",
-    "{experiment}.{model}.unfinished",
+    "{experiment}.{model}.unfinished", "{experiment}.{model}.searches",
+    "{experiment}.{model}.winner",
     "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
     "{experiment}.report",
 }  # fmt: skip
@@ -34,7 +35,7 @@ def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
 
 
 def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
-    assert set(pipelines) == {*STAGES, "nocturnal_point", "__default__"}
+    assert set(pipelines) == {*STAGES, "tuning", "nocturnal_point", "__default__"}
     assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
     names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
     assert names == {node.name for node in pipelines["nocturnal_point"].nodes}
@@ -46,7 +47,7 @@ def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None
 def test_no_dataset_is_undeclared_and_none_is_orphaned(context: KedroContext) -> None:
     declared = context.config_loader["catalog"]
     used = set()
-    for name in pipelines["nocturnal_point"].datasets():
+    for name in pipelines["nocturnal_point"].datasets() | pipelines["tuning"].datasets():
         if name.startswith("params:"):
             continue
         pattern = context.catalog.config_resolver.match_dataset_pattern(name)
@@ -58,16 +59,18 @@ def test_no_dataset_is_undeclared_and_none_is_orphaned(context: KedroContext) ->
 
 def test_no_parameter_is_missing_and_none_is_orphaned(context: KedroContext) -> None:
     given = context.config_loader["parameters"]
-    taken = {n.removeprefix("params:") for n in pipelines["__default__"].inputs() if "params:" in n}
+    inputs = pipelines["__default__"].inputs() | pipelines["tuning"].inputs()
+    taken = {n.removeprefix("params:") for n in inputs if "params:" in n}
     for name in taken:
         value = given
         for part in name.split("."):
             value = value[part]
-    assert {name.split(".")[0] for name in taken} | {"models", "cluster"} == set(given)
+    by_hooks = {"models", "cluster", "experiment", "model"}
+    assert {name.split(".")[0] for name in taken} | by_hooks == set(given)
 
 
 def test_every_node_can_be_sent_to_another_process(context: KedroContext) -> None:
-    for node in pipelines["__default__"].nodes:
+    for node in pipelines["__default__"].nodes + pipelines["tuning"].nodes:
         again = pickle.loads(pickle.dumps(node))
         assert again.name == node.name
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+from click.core import ParameterSource
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -24,7 +26,7 @@ from nocturnal_kedro.training.options import Hardware
 
 MODEL_OPTIONS = "params:model_options."
 # Parameters that no node takes as they are.
-HOOKS_TAKE = ("model_options", "models", "cluster")
+HOOKS_TAKE = ("model_options", "models", "cluster", "experiment", "model")
 
 
 class EntryChecks:
@@ -32,11 +34,13 @@ class EntryChecks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        from nocturnal_kedro.pipeline_registry import select_models
+        from nocturnal_kedro.pipeline_registry import select_models, select_search
 
         parameters = context.config_loader["parameters"]
         with told_on_the_command_line():
+            _require_one_place_of_parameters()
             select_models(parameters["models"])
+            select_search(parameters["experiment"], parameters["model"])
             require_known_parameters(parameters, context.config_loader["globals"])
 
     @hook_impl(tryfirst=True)
@@ -49,6 +53,8 @@ class EntryChecks:
             if "params:baseline_options" in needed:
                 for name, given in catalog.load("params:baseline_options").items():
                     plugins.options("baseline", name, given)
+            if "params:tuning" in needed:
+                _require_searchable(catalog)
             if "params:hardware" in needed:
                 _require_hardware(catalog, needed)
             _require_made(needed, catalog)
@@ -110,6 +116,18 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
             validated(record, parameters[name], f"parameter '{name}'")
 
 
+def _require_one_place_of_parameters() -> None:
+    """Raise `InputError` where --params would take the place of all that --config gives."""
+    context = click.get_current_context(silent=True)
+    if context is None or "params" not in (context.default_map or {}):
+        return
+    if context.get_parameter_source("params") is ParameterSource.COMMANDLINE:
+        raise InputError(
+            "--params would replace all the parameters in the file of --config. Change them in "
+            "that file, or in a copy of it, and leave --params out."
+        )
+
+
 def _require_no_secret(source_options: dict[str, Any]) -> None:
     """What is typed as a parameter is recorded and shown: a secret comes from the environment."""
     for source, given in source_options.items():
@@ -129,6 +147,19 @@ def _require_ready(model: str, given: dict[str, Any]) -> None:
         from nocturnal_kedro.training.published import require_found
 
         require_found(options.weights, options.revision)
+
+
+def _require_searchable(catalog: DataCatalog) -> None:
+    """Raise `InputError` where the first trial could not begin."""
+    from nocturnal_kedro.training.space import require_tunable, space_of
+
+    model, trials, hardware, training, tuning = (
+        catalog.load(f"params:{name}")
+        for name in ("model", "trials", "hardware", "training", "tuning")
+    )
+    given = catalog.load(MODEL_OPTIONS + model)
+    require_tunable(model, plugins.options("model", model, given), trials, hardware)
+    space_of(model, given, training, tuning)
 
 
 def _require_hardware(catalog: DataCatalog, needed: set[str]) -> None:

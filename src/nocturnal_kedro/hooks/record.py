@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
+from nocturnal_kedro.training.space import told
 from nocturnal_kedro.versions import versions
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ PARTS_OF_A_RUN = {
     "load_versions": "--load-versions",
     "only_missing_outputs": "--only-missing-outputs",
 }
-STAGES = ("data_processing", "training", "evaluation", "reporting")
+STAGES = ("data_processing", "tuning", "training", "evaluation", "reporting")
 
 
 class RunRecord:
@@ -130,18 +131,26 @@ class RunRecord:
 
 
 class Summary:
-    """The last word of a run: each leaderboard in short, and the path of each report."""
+    """The last word of a run: its tables in short, each report's path, and a winner's command."""
 
     @hook_impl(trylast=True)
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
         outputs = sorted(pipeline.all_outputs())
         for name in outputs:
             if name.endswith(".leaderboard"):
                 click.echo(_in_short(catalog.load(name)))
         for name in outputs:
             if name.endswith(".report"):
-                report: Any = catalog[name]
-                click.echo(f"Report: {_relative(Path(report._get_load_path()))}")
+                click.echo(f"Report: {_path(catalog, name)}")
+            if name.endswith(".trials"):
+                click.echo(_search_in_short(catalog.load(name)))
+                click.echo(f"Trials: {_path(catalog, name)}")
+            if name.endswith(".winner"):
+                where = f" --env={run_params['env']}" if run_params["env"] else ""
+                file = shlex.quote(str(_path(catalog, name)))
+                click.echo(f"The winner is taken by: kedro run --config={file}{where}")
 
 
 def _earlier_stages(catalog: DataCatalog) -> dict[str, dict[str, Any]]:
@@ -262,6 +271,24 @@ def _in_short(leaderboard: pd.DataFrame) -> str:
     return "\n".join([*lines[1:], ""])
 
 
+def _search_in_short(trials: pd.DataFrame) -> str:
+    """How the trials ended, and the values of the best."""
+    counts = ", ".join(f"{n} {state}" for state, n in trials["state"].value_counts().items())
+    complete = trials[trials["state"] == "complete"]
+    best = complete.loc[complete["validation_rmse"].idxmin()]
+    values = {name: best[name] for name in list(trials)[list(trials).index("failure") + 1 :]}
+    return (
+        f"{len(trials)} trials: {counts}; validation RMSE in scaled units: "
+        f"{trials['validation_rmse'].iloc[0]:.4f} in trial 1, "
+        f"{best['validation_rmse']:.4f} in the best, trial {best['trial']}: {told(values)}"
+    )
+
+
+def _path(catalog: DataCatalog, name: str) -> Path:
+    """Of a versioned dataset, relative to where the user stands if it lies below."""
+    dataset: Any = catalog[name]
+    return _relative(Path(dataset._get_load_path()))
+
+
 def _relative(path: Path) -> Path:
-    """Relative to where the user stands, if it lies below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
