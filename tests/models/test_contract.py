@@ -309,7 +309,7 @@ def test_lora_trains_adapters_alone_and_saves_them_alone(
     )
     merged = fit_model(name, given | {"lora": {"rank": 2, "merge": True}}, data, SHORT)
     assert not any(".lora_" in key or ".base_layer" in key for key in merged.state)
-    np.testing.assert_allclose(loss_of(merged, data), loss_of(artifact, data), rtol=1e-4)
+    np.testing.assert_allclose(loss_of(merged, data), loss_of(artifact, data), 1e-4, 1e-6)
     if name != "chronos_t5":  # which draws tokens: rounding may flip one
         np.testing.assert_allclose(points(merged, data), points(artifact, data), atol=1e-2)
 
