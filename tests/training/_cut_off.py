@@ -9,8 +9,11 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.training.artifact import Artifact, save_artifact
@@ -36,6 +39,8 @@ def main(data: Data, folder: Path, kills: int) -> None:
     while True:
         child = os.fork()
         if not child:
+            # One for all forks, the lock of a bar that is killed would be held on.
+            tqdm.set_lock(threading.RLock())
             save_artifact(fit(data, TRAINING, Unfinished(folder / "kept")), folder / "fitted")
             os._exit(0)
         if killed < kills:
