@@ -126,12 +126,12 @@ def train(
     ):
         if judge_start and not progress.step:
             judge([])
+        module.train()
         while not progress.over:
             # A scheduler would be stepped once for each process, and have a state to keep.
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(progress.step)
             rows = sampler.rows_of_step(progress.step)
-            module.train()
             losses.append(_backward(module, gatherer, rows, objective, accelerator, hardware))
             accelerator.clip_grad_norm_(trainable, training.clip_norm)
             optimizer.step()
@@ -150,6 +150,7 @@ def train(
             bar.set_postfix_str(f"step {progress.step}, {told}", refresh=False)
             if ends:
                 judge(progress.losses)
+                module.train()
                 progress.losses = []
             stopped = _agree(stopping.asked, accelerator)
             progress.seconds = time.perf_counter() - started
