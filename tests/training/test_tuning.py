@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nocturnal_kedro.errors import InputError, StoppedError, validated
 from nocturnal_kedro.series.schema import TEST_SPLITS
