@@ -36,6 +36,9 @@ help: ## this list
 run: $(VENV)/installed-core ## install, run nocturnal_point (ENV=, PARAMS=, DATA_ROOT=), print the report's path
 	@$(BIN)/kedro run --pipelines=nocturnal_point $(env_option) $(if $(RUN_PARAMS),--params="$$RUN_PARAMS")
 
+# Of small tensors, more threads only wait for each other, beside the processes that tests start.
+test quick: export OMP_NUM_THREADS := 1
+
 test: lint ## install, lint, type-check and run every test (PYTEST_ARGS=)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
