@@ -76,10 +76,11 @@ def points(artifact: Artifact, data: Data) -> np.ndarray:
 
 
 def loss_of(artifact: Artifact, data: Data) -> np.ndarray:
+    """Of each window; a point's alone may be next to nothing, and its rounding all there is."""
     module = restore_model(artifact, data.task)
     batch = windows(data, tuple(artifact.options["covariates"]))
     torch.manual_seed(0)
-    return pointwise_loss(module.train()(batch), batch).detach().numpy()
+    return pointwise_loss(module.train()(batch), batch).mean(dim=1).detach().numpy()
 
 
 def test_quantile_levels_are_those_of_the_protocol() -> None:
@@ -309,7 +310,7 @@ def test_lora_trains_adapters_alone_and_saves_them_alone(
     )
     merged = fit_model(name, given | {"lora": {"rank": 2, "merge": True}}, data, SHORT)
     assert not any(".lora_" in key or ".base_layer" in key for key in merged.state)
-    np.testing.assert_allclose(loss_of(merged, data), loss_of(artifact, data), 1e-4, 1e-6)
+    np.testing.assert_allclose(loss_of(merged, data), loss_of(artifact, data), rtol=1e-4)
     if name != "chronos_t5":  # which draws tokens: rounding may flip one
         np.testing.assert_allclose(points(merged, data), points(artifact, data), atol=1e-2)
 
