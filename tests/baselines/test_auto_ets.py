@@ -8,8 +8,9 @@ from statsforecast.models import AutoETS
 from nocturnal_kedro import plugins
 from nocturnal_kedro.baselines import auto_ets
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import MEDIAN, Answer
 from nocturnal_kedro.series.nights import UNSEEN
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from tests.baselines.invented import NAN, history, nights
 
 STEPS = np.arange(288)

@@ -6,9 +6,10 @@ import pytest
 from nocturnal_kedro import plugins
 from nocturnal_kedro.baselines import History, last_observed
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.nights import UNSEEN, Nights
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import WindowGatherer
 from nocturnal_kedro.training import forecast as forecasting
 from nocturnal_kedro.training.data import Data

@@ -9,8 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from nocturnal_kedro.baselines import History, gradient_boosting
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.nights import UNSEEN, Nights
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from tests.baselines.invented import NAN, history, nights
 
 HORIZON = 24

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nocturnal_kedro.models import (
-    INTERVALS,
-    LOWER_ENDS,
-    MEDIAN,
-    QUANTILE_LEVELS,
-    UPPER_ENDS,
-    Forecast,
-)
+from nocturnal_kedro.models import INTERVALS, LOWER_ENDS, MEDIAN, UPPER_ENDS, Forecast
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 
 
 def test_levels_that_cross_are_sorted_and_their_median_is_the_point() -> None:

@@ -12,9 +12,10 @@ import torch
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS
+from nocturnal_kedro.models import MEDIAN
 from nocturnal_kedro.series.covariates import COVARIATES
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.start import start_model

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.models import Forecast
 from nocturnal_kedro.models.chronos_bolt import _between
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels, WindowGatherer
 from nocturnal_kedro.training.artifact import load_artifact, save_artifact
 from nocturnal_kedro.training.data import Data

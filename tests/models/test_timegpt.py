@@ -17,10 +17,11 @@ import pytest
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import MEDIAN, QUANTILE_LEVELS, timegpt
+from nocturnal_kedro.models import MEDIAN, timegpt
 from nocturnal_kedro.series.nights import Nights
 from nocturnal_kedro.series.origins import origin_rows
 from nocturnal_kedro.series.physiology import ACTIONS
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.training.artifact import save_artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.fit import fit_model

@@ -13,8 +13,9 @@ from torch import nn
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, timellm
+from nocturnal_kedro.models import timellm
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels
 from nocturnal_kedro.training.artifact import load_artifact, save_artifact
 from nocturnal_kedro.training.data import Data

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from nocturnal_kedro.errors import InputError, StoppedError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.models import Forecast
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, eligible_rows
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.loop import (
     pointwise_loss,

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.training.spread import (
     Spread,
     at_probability,

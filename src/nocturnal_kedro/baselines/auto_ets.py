@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from nocturnal_kedro.baselines import History, last_observed
-from nocturnal_kedro.models import INTERVALS, LOWER_ENDS, QUANTILE_LEVELS, UPPER_ENDS, Answer
+from nocturnal_kedro.models import INTERVALS, LOWER_ENDS, UPPER_ENDS, Answer
 from nocturnal_kedro.series.nights import Nights, fill_forward
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 
 FEWEST = 12  # slots from the first reading to the last that a model is fitted to: an hour
 

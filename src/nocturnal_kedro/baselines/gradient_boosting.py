@@ -16,10 +16,15 @@ from pydantic import BaseModel, Field
 
 from nocturnal_kedro.baselines import History, last_observed
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.nights import Nights
 from nocturnal_kedro.series.physiology import ACTIONS
-from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY, STEPS_PER_HOUR
+from nocturnal_kedro.series.schema import (
+    QUANTILE_LEVELS,
+    STEP_MINUTES,
+    STEPS_PER_DAY,
+    STEPS_PER_HOUR,
+)
 
 POINT = "point"
 QUANTILES = {f"q{level:g}": level for level in QUANTILE_LEVELS}

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.series.covariates import COVARIATES
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 
 if TYPE_CHECKING:  # torch costs seconds: the command line lists the models without it
     import numpy as np
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # torch costs seconds: the command line lists the models with
 
     from nocturnal_kedro.series.windows import Batch
 
-# design of the quantile grid: WQL and CRPS integrate over it, 0.01 and 0.99 bound the 98 % interval
-QUANTILE_LEVELS = (0.01, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 MEDIAN = QUANTILE_LEVELS.index(0.5)
 # The same levels for a library that is asked for central intervals, in percent, widest first: the
 # quantiles are their lower ends, the median, and their upper ends.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nocturnal_kedro.models import QUANTILE_LEVELS
 from nocturnal_kedro.series.corpus import CHANNELS
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels
 
 

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, Rates, read_config
+from nocturnal_kedro.models import Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels
 
 

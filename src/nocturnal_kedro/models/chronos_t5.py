@@ -16,16 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import (
-    MEDIAN,
-    QUANTILE_LEVELS,
-    Forecast,
-    ModelOptions,
-    Rates,
-    read_config,
-)
+from nocturnal_kedro.models import MEDIAN, Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.models._chronos import Size, fall_with_distance
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels, fill_forward
 
 PAD, EOS = 0, 1  # no reading, and the end of the context; the bins come after

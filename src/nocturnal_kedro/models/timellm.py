@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions, Rates, read_config
+from nocturnal_kedro.models import Forecast, ModelOptions, Rates, read_config
 from nocturnal_kedro.series.origins import Task
-from nocturnal_kedro.series.schema import STEPS_PER_DAY
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS, STEPS_PER_DAY
 from nocturnal_kedro.series.windows import Batch, Channels
 
 # Each # is one character of a statistic, so that the prompts of all windows are of one length.

@@ -13,8 +13,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast, ModelOptions
+from nocturnal_kedro.models import Forecast, ModelOptions
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, Channels
 
 

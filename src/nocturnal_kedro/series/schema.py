@@ -19,7 +19,7 @@ STEPS_PER_DAY = 24 * STEPS_PER_HOUR
 SLOT = pd.Timedelta(minutes=STEP_MINUTES)
 
 MG_DL_PER_MMOL_L = 18.0182
-LOW_MG_DL = 70.0
+LOW_MG_DL, VERY_LOW_MG_DL = 70.0, 54.0  # levels 1 and 2 of the international consensus
 GLUCOSE_FLOOR_MG_DL, GLUCOSE_CEILING_MG_DL = 40.0, 400.0
 
 
@@ -29,6 +29,9 @@ def _as_words(given: object) -> object:
 
 # Names in a list, or, as on the command line, in one text with spaces between them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+
+# Of every forecast: WQL and CRPS integrate over them, 0.01 and 0.99 bound the 98 % interval.
+QUANTILE_LEVELS = (0.01, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 
 SPLITS = ("train", "validation", "temporal", "patient", "unused")
 TEST_SPLITS = ("patient", "temporal")

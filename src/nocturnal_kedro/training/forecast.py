@@ -13,10 +13,11 @@ from torch import nn
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.covariates import CLOCK, COVARIATES
 from nocturnal_kedro.series.origins import Task, origin_rows
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Channels, WindowGatherer
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data

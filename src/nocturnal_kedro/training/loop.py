@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from nocturnal_kedro.errors import DivergedError, InputError, StoppedError
-from nocturnal_kedro.models import QUANTILE_LEVELS, Forecast
+from nocturnal_kedro.models import Forecast
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.device import start_accelerator
 from nocturnal_kedro.training.options import Hardware, Training

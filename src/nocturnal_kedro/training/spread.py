@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from nocturnal_kedro.models import QUANTILE_LEVELS, Answer
+from nocturnal_kedro.models import Answer
+from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 
 LEVELS = np.array(QUANTILE_LEVELS)
 STEPS_AROUND = 6  # residuals of half an hour to either side have the shape of a step's
