@@ -7,6 +7,7 @@ CONSTRAINTS := constraints.txt
 DATA_ROOT := data
 ENV :=
 PARAMS :=
+WORKERS := auto
 PYTEST_ARGS :=
 
 BIN := $(VENV)/bin
@@ -39,11 +40,14 @@ run: $(VENV)/installed-core ## install, run nocturnal_point (ENV=, PARAMS=, DATA
 # Of small tensors, more threads only wait for each other, beside the processes that tests start.
 test quick: export OMP_NUM_THREADS := 1
 
-test: lint ## install, lint, type-check and run every test (PYTEST_ARGS=)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+# A file is one process's from its first test to its last: what its tests share is made once.
+pytest = @$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: lint ## install, lint, type-check and run every test (WORKERS=, PYTEST_ARGS=)
+	$(pytest) $(PYTEST_ARGS)
 
 quick: lint ## the same without the slow tests
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(pytest) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check --quiet .

@@ -1,8 +1,11 @@
 """What many tests start from: invented readings, a small finished run, real data, a browser."""
 
+import fcntl
 import json
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from hypothesis import settings
 from kedro.framework.context import KedroContext
@@ -39,6 +43,20 @@ SCALER = Scaler(
     dict.fromkeys(CHANNELS, 1.0) | {"glucose_mg_dl": 40.0, "iob_u": 2.0, "cob_g": 15.0},
 )
 USUAL = Channels(("iob_u", "cob_g", "clock"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process for each core, while there are 4 GiB for it and for what its tests start."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().available // 2**32))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes, none is to begin a long file when the others are done."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 def invent_readings(people: int = 8, days: int = 14, seed: int = 0, **changes: float) -> Readings:
@@ -155,6 +173,23 @@ def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """`nocturnal_point` on the small simulated cohort: its data_root and context."""
     data_root = tmp_path_factory.mktemp("finished")
     return data_root, run(data_root)
+
+
+@pytest.fixture
+def finished_copy(finished: tuple[Path, KedroContext], tmp_path: Path) -> Path:
+    """A data_root of the test's own, which holds what the finished run does."""
+    return shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def start_slurm() -> Iterator[Path]:
+    """The script that starts a cluster: one at a time, as each writes into the table of hosts."""
+    script = PROJECT.parent / "shared" / "tools" / "slurm" / "start_slurm.sh"
+    if os.geteuid() != 0 or not script.exists():
+        pytest.skip("no SLURM to try: it takes root, and a script that starts one")
+    with (Path(tempfile.gettempdir()) / "nocturnal-slurm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield script
 
 
 class Browser:

@@ -20,8 +20,6 @@ from nocturnal_kedro.hooks.cluster import Cluster, ClusterOptions
 from tests.conftest import PROJECT, Run
 
 KEDRO = str(Path(sys.executable).parent / "kedro")
-START_SLURM = PROJECT.parent / "shared" / "tools" / "slurm" / "start_slurm.sh"
-WHEN_ABSENT = "no SLURM to try: it takes root, and the script that starts one beside the project"
 
 
 def fingerprint(context: KedroContext) -> str:
@@ -84,19 +82,17 @@ def test_without_slurm_the_command_that_lacks_is_told(
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[dict[str, str]]:
+def slurm(start_slurm: Path) -> Iterator[dict[str, str]]:
     """The environment of a login node of a SLURM cluster with two nodes."""
-    if os.geteuid() != 0 or not START_SLURM.exists():
-        pytest.skip(WHEN_ABSENT)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # its keys must lie where all may pass
     folder.chmod(0o755)
     given = {
         "SIM_DIR": str(folder), "SIM_NODES": "2", "SIM_CPUS": "2", "SIM_MEM": "6000",
         "SIM_GPUS": "none", "SIM_BASE_PORT": "17817",
     }  # fmt: skip
-    subprocess.run(["bash", START_SLURM], env=os.environ | given, check=True, capture_output=True)
+    subprocess.run(["bash", start_slurm], env=os.environ | given, check=True, capture_output=True)
     yield os.environ | {"SLURM_CONF": str(folder / "etc" / "slurm.conf")}
-    stop = START_SLURM.with_name("stop_slurm.sh")
+    stop = start_slurm.with_name("stop_slurm.sh")
     subprocess.run(["bash", stop], env=os.environ | given, check=False, capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 

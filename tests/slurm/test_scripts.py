@@ -23,8 +23,6 @@ from tests.conftest import PROJECT, SMALL, Run
 
 pytestmark = pytest.mark.slow
 
-START_SLURM = PROJECT.parent / "shared" / "tools" / "slurm" / "start_slurm.sh"
-WHEN_ABSENT = "no SLURM to try: it takes root, and the script that starts one beside the project"
 ON_LOGIN_NODE = '. "$SIM_DIR/env.sh"; sim "$@"'
 ONE_MODEL = "--namespaces=nocturnal_point.ttm"
 TRAINING = {"epochs": 2, "steps_per_epoch": 60, "batch_size": 16}
@@ -35,10 +33,8 @@ Login = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def login() -> Iterator[Login]:
+def login(start_slurm: Path) -> Iterator[Login]:
     """Runs a command on the login node, in the project's folder; returns what it says."""
-    if os.geteuid() != 0 or not START_SLURM.exists():
-        pytest.skip(WHEN_ABSENT)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # its keys must lie where all may pass
     folder.chmod(0o755)
     given = os.environ | {
@@ -46,7 +42,7 @@ def login() -> Iterator[Login]:
         "SIM_NODES": "2", "SIM_CPUS": "8", "SIM_MEM": "6000", "SIM_GPUS": "a100:4",
         "SIM_BASE_PORT": "18817",
     }  # fmt: skip
-    subprocess.run(["bash", START_SLURM], env=given, check=True, capture_output=True)
+    subprocess.run(["bash", start_slurm], env=given, check=True, capture_output=True)
     settings = {"VENV": str(Path(sys.executable).parents[1]), "OMP_NUM_THREADS": "1"}
 
     def run_there(*command: object, **more: str) -> str:
@@ -58,7 +54,7 @@ def login() -> Iterator[Login]:
         return done.stdout
 
     yield run_there
-    stop = START_SLURM.with_name("stop_slurm.sh")
+    stop = start_slurm.with_name("stop_slurm.sh")
     subprocess.run(["bash", stop], env=given, check=False, capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
