@@ -58,43 +58,40 @@ def test_an_old_run_is_had_again_and_every_version_tells_what_it_is(
         pd.testing.assert_frame_equal(board_of(again), board)
 
 
-def test_unchanged_input_is_not_made_again(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, pipeline="data_processing")
-    before = parts_in(tmp_path)
-    context = run(tmp_path, pipeline="data_processing")
-    assert parts_in(tmp_path) == before
-    values = sorted(tmp_path.glob("05_model_input/corpus/*/corpus/values_TC.npy"))
+def test_unchanged_input_is_not_made_again(run: Run, finished_copy: Path) -> None:
+    before = parts_in(finished_copy)
+    context = run(finished_copy, pipeline="data_processing")
+    assert parts_in(finished_copy) == before
+    values = sorted(finished_copy.glob("05_model_input/corpus/*/corpus/values_TC.npy"))
     assert len(values) == 2
     assert values[0].samefile(values[1])
     assert versions_of(context)["same_as"].nunique() == 1
 
 
-def test_a_model_of_other_data_is_refused_also_by_version(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, models="ttm")
-    [first] = versions_of(run(tmp_path, pipeline="reporting", models="ttm"))["version"]
+def test_a_model_of_other_data_is_refused_also_by_version(run: Run, finished_copy: Path) -> None:
+    [first] = versions_of(run(finished_copy, pipeline="reporting", models="ttm"))["version"]
     run(
-        tmp_path,
+        finished_copy,
         pipeline="data_processing",
         source_options={"simulated": {"subjects": 9, "days": 14}},
     )
     with pytest.raises(Exception, match="may have seen what it would be tested on"):
-        run(tmp_path, pipeline="evaluation", models="ttm")
+        run(finished_copy, pipeline="evaluation", models="ttm")
     run(
-        tmp_path, pipeline="evaluation", models="ttm",
+        finished_copy, pipeline="evaluation", models="ttm",
         load_versions=dict.fromkeys(("corpus", "splits", "origins"), first),
     )  # fmt: skip
 
 
 def test_an_audit_that_fails_leaves_nothing_to_train_on(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, finished_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nocturnal_kedro.series import audit
 
-    run(tmp_path, pipeline="data_processing")
     checks = {"nothing is wrong": lambda data: (1, "everything is")}
     with monkeypatch.context() as patched:
         patched.setattr(audit, "CHECKS", checks)
         with pytest.raises(Exception, match="nothing is wrong: NO, everything is"):
-            run(tmp_path, pipeline="data_processing", splits={"seed": 5})
+            run(finished_copy, pipeline="data_processing", splits={"seed": 5})
     with pytest.raises(Exception, match="not those that passed the leak audit"):
-        run(tmp_path, pipeline="training", models="ttm")
+        run(finished_copy, pipeline="training", models="ttm")

@@ -89,9 +89,11 @@ def test_every_trained_model_goes_from_raw_files_to_the_report(run: Run, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_fitted_model_starts_another_run(run: Run, tmp_path: Path) -> None:
+def test_a_fitted_model_starts_another_run(
+    finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
+) -> None:
     """As it is, on the same people and splits; never on tested people that it has learnt from."""
-    first = run(tmp_path / "a", models="ttm")
+    first = finished[1]
     weights = first.catalog["nocturnal_point.ttm.model"]._get_load_path()
     given = {"ttm": {"strategy": "zero_shot", "weights": str(weights)}}
     again = run(tmp_path / "again", models="ttm", model_options=given)
@@ -152,6 +154,7 @@ def test_the_same_seed_gives_the_same_leaderboard(
     pd.testing.assert_frame_equal(board_of(run(tmp_path)), board_of(finished[1]), check_exact=True)
 
 
+@pytest.mark.slow
 def test_only_the_models_asked_for_run(run: Run, tmp_path: Path) -> None:
     context = run(tmp_path, models="ttm")
     assert set(board_of(context).index.get_level_values("model")) == {"ttm", *BASELINES}
@@ -159,6 +162,7 @@ def test_only_the_models_asked_for_run(run: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("chronos2*"))
 
 
+@pytest.mark.slow
 def test_stages_run_one_after_the_other_and_repeat_nothing(run: Run, tmp_path: Path) -> None:
     for stage in ("data_processing", "training", "evaluation", "reporting"):
         context = run(tmp_path, pipeline=stage, models="ttm")
@@ -169,6 +173,7 @@ def test_stages_run_one_after_the_other_and_repeat_nothing(run: Run, tmp_path: P
     pd.testing.assert_frame_equal(board_of(again), before)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_not_repeated_keeps_its_record(run: Run, tmp_path: Path) -> None:
     given = {"models": "ttm", "splits": {"seed": 3}}
     run(tmp_path, **given)
@@ -185,25 +190,23 @@ def test_a_stage_that_is_not_repeated_keeps_its_record(run: Run, tmp_path: Path)
     assert kept == now
 
 
-def test_a_lost_record_costs_no_result(run: Run, tmp_path: Path) -> None:
+def test_a_lost_record_costs_no_result(run: Run, finished_copy: Path) -> None:
     """The file that an error may tell one to delete is not needed for anything but its history."""
-    run(tmp_path, models="ttm")
-    (tmp_path / "08_reporting" / "run_record.json").unlink()
+    (finished_copy / "08_reporting" / "run_record.json").unlink()
     nodes = ["nocturnal_point.rank_models", "nocturnal_point.write_report"]
-    context = run(tmp_path, models="ttm", nodes=nodes)
+    context = run(finished_copy, models="ttm", nodes=nodes)
     stages = context.catalog.load("run_record")["stages"]
     assert list(stages) == ["reporting"]
     assert f"--nodes={','.join(nodes)}" in stages["reporting"]["command"]
     assert "Some people are held out whole" in context.catalog.load("nocturnal_point.report")
 
 
-def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, models="ttm")
-    run(tmp_path, pipeline="data_processing", splits={"seed": 1})
+def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, finished_copy: Path) -> None:
+    run(finished_copy, pipeline="data_processing", splits={"seed": 1})
     with pytest.raises(Exception, match="may have seen what it would be tested on"):
-        run(tmp_path, pipeline="evaluation", models="ttm")
+        run(finished_copy, pipeline="evaluation", models="ttm")
     with pytest.raises(Exception, match="was made anew since"):
-        run(tmp_path, pipeline="reporting", models="ttm")
+        run(finished_copy, pipeline="reporting", models="ttm")
 
 
 @pytest.mark.parametrize(
@@ -214,16 +217,16 @@ def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, tmp_path: P
         {"pipeline": "nodes", "nodes": ["split_people"], "splits": {"seed": 3}},
     ],
 )
-def test_tables_of_different_runs_are_refused(again: dict, run: Run, tmp_path: Path) -> None:
-    run(tmp_path, pipeline="data_processing")
+def test_tables_of_different_runs_are_refused(again: dict, run: Run, finished_copy: Path) -> None:
     if again.pop("nodes", None):
         again.pop("pipeline")
-        run(tmp_path, pipeline="data_processing", nodes=["split_people"], **again)
+        run(finished_copy, pipeline="data_processing", nodes=["split_people"], **again)
         again = {"pipeline": "training"}
     with pytest.raises(Exception, match=r"they are of different runs\. Run data_processing"):
-        run(tmp_path, models="ttm", **again)
+        run(finished_copy, models="ttm", **again)
 
 
+@pytest.mark.slow
 def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) -> None:
     board = board_of(run(tmp_path, models="ttm", task={"horizon_steps": 36}))
     assert board["rmse_mg_dl"].notna().all()
@@ -245,17 +248,16 @@ def test_a_shorter_horizon_leaves_the_six_hours_out(run: Run, tmp_path: Path) ->
     ],
 )
 def test_a_file_cut_short_is_named(
-    file: str, stage: str, message: str | None, run: Run, tmp_path: Path
+    file: str, stage: str, message: str | None, run: Run, finished_copy: Path
 ) -> None:
-    run(tmp_path, models="ttm")
-    for path in (path for path in tmp_path.rglob(file) if path.is_file()):
+    for path in (path for path in finished_copy.rglob(file) if path.is_file()):
         text = path.read_bytes()
         path.write_bytes(text[: text.index(b"\n", len(text) // 2) + 1 if ".csv" in file else 20])
     if message is None:  # made anew
-        run(tmp_path, pipeline=stage, models="ttm")
+        run(finished_copy, pipeline=stage, models="ttm")
         return
     with pytest.raises(Exception, match=message):
-        run(tmp_path, pipeline=stage, models="ttm")
+        run(finished_copy, pipeline=stage, models="ttm")
 
 
 @pytest.mark.slow
@@ -286,6 +288,7 @@ def test_a_training_that_is_cut_off_goes_on_by_the_same_command(run: Run, tmp_pa
     assert all(np.array_equal(fitted.state[name], uncut.state[name]) for name in uncut.state)
 
 
+@pytest.mark.slow
 def test_threads_give_the_same_numbers(
     finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
 ) -> None:
