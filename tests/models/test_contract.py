@@ -231,6 +231,7 @@ def test_the_same_seed_gives_the_same_forecasts_and_another_others(
     assert not np.array_equal(points(first, data), points(other, data))
 
 
+@pytest.mark.slow
 def test_saved_models_forecast_the_same_in_a_fresh_process(
     data: Data, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -313,6 +313,7 @@ def test_the_likeliest_path_of_chronos_t5_is_its_librarys(
     np.testing.assert_allclose(ours.point_BH, scaled(theirs_BSH[:, 0]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawing", [{}, {"top_k": 20, "top_p": 0.8, "temperature": 1.5}])
 def test_chronos_t5_tells_how_its_librarys_paths_are_spread(
     drawing: dict[str, Any], corpus: Corpus, splits: pd.DataFrame, tmp_path: Path
@@ -370,7 +371,9 @@ def test_fit_tells_chronos_t5_what_glucose_was_scaled_by(data: Data, tmp_path: P
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
-@pytest.mark.parametrize("name", ["chronos_bolt", "chronos_t5"])
+@pytest.mark.parametrize(
+    "name", ["chronos_bolt", pytest.param("chronos_t5", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_is_trained_beyond_its_own_horizon_and_saved(
     name: str, lora: dict[str, int] | None, data: Data, tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def some(draw: np.random.Generator, length: int, low: float, high: float) -> np.
     return np.where(draw.random(length) < 0.5, draw.uniform(low, high, length), np.nan)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_people_gridded_together_are_as_gridded_alone(seed: int, people: int) -> None:
     draw = np.random.default_rng(seed)
