@@ -1,19 +1,18 @@
 """What the figures draw is what the frames hold."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import line_styles, tint
-from nocturnal_kedro.figures.clarke import BOUNDARIES, clarke_grid
+from nocturnal_kedro.figures.grids import LARGEST_SAMPLE, LETTERS, TOP, error_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
-from nocturnal_kedro.metrics.clinical import clarke_zones
+from nocturnal_kedro.metrics.clinical import GRIDS, ZONES
 from nocturnal_kedro.metrics.scores import score_forecasts
 
 STYLES = line_styles(["m"], ["last_value"])
@@ -91,24 +90,33 @@ def test_sample_nights_draw_truth_forecast_and_bands(
     np.testing.assert_array_equal(lines[0].y, first["forecast_mg_dl"])
 
 
-def test_clarke_grid_counts_every_point(forecasts: pd.DataFrame) -> None:
-    figure = clarke_grid({"m": forecasts})
-    observed = forecasts.dropna(subset="target_mg_dl")
-    zones = clarke_zones(observed["target_mg_dl"].to_numpy(), observed["forecast_mg_dl"].to_numpy())
-    title = figure.layout.annotations[0].text
-    for zone in "ABCDE":
-        assert f"{zone} {100 * np.mean(zones == zone):.1f} %" in title
+@pytest.mark.parametrize("grid", GRIDS)
+def test_error_grid_counts_every_point_and_draws_some(grid: str, forecasts: pd.DataFrame) -> None:
+    """The wide one has points in every zone, and outside the drawing."""
+    random = np.random.default_rng(0)
+    target, forecast = random.uniform(0, 500, 6000), random.uniform(-20, 900, 6000)
+    wide = pd.DataFrame({"target_mg_dl": target, "forecast_mg_dl": forecast})
+    figure = error_grid({"m": forecasts, "wide": wide}, grid)
+    for frame, title in zip((forecasts, wide), figure.layout.annotations, strict=False):
+        observed = frame.dropna(subset="target_mg_dl")
+        zones = GRIDS[grid].zones(*observed[["target_mg_dl", "forecast_mg_dl"]].to_numpy().T)
+        for zone in ZONES:
+            assert f"{zone} {100 * np.mean(zones == zone):.1f} %" in title.text
+    counts = [len(trace.x) for trace in figure.data if trace.type == "scattergl"]
+    assert counts == [len(forecasts) - 6, LARGEST_SAMPLE]
+    shown = figure.data[-1 - len(GRIDS[grid].lines)]
+    assert (shown.y.min(), shown.y.max(), shown.x.max()) == (0, TOP, TOP)
 
 
-@pytest.mark.parametrize("line", BOUNDARIES)
-def test_zones_change_across_every_drawn_boundary(line: tuple[tuple[float, float], ...]) -> None:
-    """Just left or above of every segment lies another zone than just right or below."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(line):
-        r, p = (x0 + x1) / 2, (y0 + y1) / 2
-        across = np.array([y0 - y1, x1 - x0]) / np.hypot(x1 - x0, y1 - y0)
-        near, far = (clarke_zones(*(np.array([v]) for v in (r, p) + side * across))
-                     for side in (0.5, -0.5))  # fmt: skip
-        assert near[0] != far[0], ((x0, y0), (x1, y1))
+@pytest.mark.parametrize("grid", GRIDS)
+def test_letters_stand_in_their_zone(grid: str) -> None:
+    zone, r, p = zip(*LETTERS[grid], strict=True)
+    assert tuple(GRIDS[grid].zones(np.array(r), np.array(p))) == zone
+
+
+def test_an_unknown_error_grid_is_named(forecasts: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match="unknown error grid 'park'; known: clarke, dts, parkes"):
+        error_grid({"m": forecasts}, "park")
 
 
 def test_ranking_shows_intervals(scores: pd.DataFrame) -> None:

@@ -1,8 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import norm
 
 from nocturnal_kedro.errors import InputError
@@ -23,44 +21,7 @@ from nocturnal_kedro.metrics.point import (
 )
 from nocturnal_kedro.metrics.probabilistic import central_covers, crps, interval_covers, pinball
 
-GOLDEN = {
-    "A": [(100, 100), (60, 60), (200, 235), (200, 165), (70, 50), (100, 120)],
-    "B": [(100, 150), (300, 200), (150, 110)],
-    "C": [(100, 250), (160, 20), (175, 45), (300, 450)],
-    "D": [(50, 120), (65, 100), (260, 120), (350, 150), (240, 180)],
-    "E": [(60, 200), (200, 50), (69, 181), (70, 180), (180, 70)],
-}
-
 LEVELS = np.array([0.01, *np.arange(1, 20) / 20, 0.99])
-
-
-@pytest.mark.parametrize("zone", GOLDEN)
-def test_clarke_golden_points(zone: str) -> None:
-    reference, forecast = np.array(GOLDEN[zone], float).T
-    assert clarke_zones(reference, forecast).tolist() == [zone] * len(reference)
-
-
-@given(st.floats(20, 600), st.floats(0, 600))
-def test_clarke_follows_the_published_order(r: float, p: float) -> None:
-    """The rule read aloud, one point at a time."""
-    if abs(abs(p - r) - 0.2 * r) < 1e-6 or abs(p - (1.4 * r - 182)) < 1e-6:
-        return  # on the line to the last bit
-    if abs(p - r) <= 0.2 * r or (r <= 70 and p <= 70):
-        expected = "A"
-    elif (r <= 70 and p >= 180) or (r >= 180 and p <= 70):
-        expected = "E"
-    elif (r >= 70 and p >= r + 110) or (130 <= r <= 180 and p <= 1.4 * r - 182):
-        expected = "C"
-    elif (r >= 240 or r <= 70) and 70 <= p <= 180:
-        expected = "D"
-    else:
-        expected = "B"
-    assert clarke_zones(np.array([r]), np.array([p]))[0] == expected
-
-
-def test_clarke_refuses_nan() -> None:
-    with pytest.raises(ValueError, match="NaN has no zone"):
-        clarke_zones(np.array([100.0]), np.array([np.nan]))
 
 
 def test_point_errors_by_hand() -> None:

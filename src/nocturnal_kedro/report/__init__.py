@@ -10,7 +10,7 @@ import pandas as pd
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import SPLIT_TITLES, line_styles
-from nocturnal_kedro.figures.clarke import clarke_grid
+from nocturnal_kedro.figures.grids import error_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import BANDS, choose_nights, sample_nights
@@ -142,7 +142,7 @@ def _sections(content: Content) -> list[Section]:
             "Clarke error grid",
             f"Every observed point of the test nights, pooled; A and B are clinically acceptable. "
             f"Forecasts are not clipped. Outside 0 to 600 mg/dL lie {_outside(nights_of)}.",
-            clarke_grid(nights_of),
+            error_grid(nights_of),
         ),
         Section(
             "Which nights count",
