@@ -5,13 +5,6 @@ from scipy.stats import norm
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics import scores as metrics_scores
-from nocturnal_kedro.metrics.clinical import clarke_zones
-from nocturnal_kedro.metrics.compare import (
-    Comparison,
-    bootstrap_means,
-    build_leaderboard,
-    require_current,
-)
 from nocturnal_kedro.metrics.point import (
     absolute_error,
     outside_range,
@@ -73,135 +66,12 @@ def score_forecasts(forecasts: pd.DataFrame, origins: pd.DataFrame, *names: str)
     return metrics_scores.score_forecasts(forecasts, origins, *names).assign(data="d")
 
 
-def table(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
-    last = forecasts.assign(forecast_mg_dl=150.0)
-    scores = [
-        score_forecasts(forecasts, origins, "e", "m"),
-        score_forecasts(last, origins, "e", "last_value"),
-    ]
-    return build_leaderboard(pd.concat(scores), Comparison()).set_index(["split", "model"])
-
-
-@pytest.mark.parametrize(("suffix", "steps"), [("", 96), ("_6h", 72)])
-def test_leaderboard_recomputed_from_forecasts(suffix: str, steps: int) -> None:
-    forecasts, origins = frames()
-    board = table(forecasts, origins)
-    judged = forecasts.merge(origins).dropna(subset=["target_mg_dl"])
-    judged = judged[judged["step"] <= steps]
-    judged["square"] = (judged["forecast_mg_dl"] - judged["target_mg_dl"]) ** 2
-    for split, rows in judged.groupby("split"):
-        macro = np.sqrt(rows.groupby("subject")["square"].mean()).mean()
-        got = board.loc[(split, "m")]
-        assert got[f"rmse_mg_dl{suffix}"] == pytest.approx(macro, abs=1e-9)
-        assert got[f"rmse_pooled_mg_dl{suffix}"] == pytest.approx(np.sqrt(rows["square"].mean()))
-        last = (150.0 - rows["target_mg_dl"]) ** 2
-        baseline = np.sqrt(last.groupby(rows["subject"]).mean()).mean()
-        assert got[f"skill_vs_last_value{suffix}"] == pytest.approx(1 - macro / baseline)
-        zones = clarke_zones(rows["target_mg_dl"], rows["forecast_mg_dl"])
-        acceptable = pd.Series(np.isin(zones, ["A", "B"])).groupby(rows["subject"].to_numpy())
-        quantiles = rows.filter(regex=r"^q").to_numpy()
-        own = pd.Series(crps(rows["target_mg_dl"].to_numpy(), quantiles, LEVELS))
-        of_people = own.groupby(rows["subject"].to_numpy()).mean()
-        assert got[f"crps_mg_dl{suffix}"] == pytest.approx(of_people.mean())
-        assert got[f"crps_low_mg_dl{suffix}"] <= of_people.mean() + 1e-9
-        held = (rows["q0.1"] <= rows["target_mg_dl"]) & (rows["target_mg_dl"] <= rows["q0.9"])
-        covered = 100 * held.groupby(rows["subject"]).mean().mean()
-        assert got[f"coverage_80_pct{suffix}"] == pytest.approx(covered)
-        assert got[f"clarke_ab_pct{suffix}"] == pytest.approx(100 * acceptable.mean().mean())
-        assert got["nights"] == origins["split"].eq(split).sum()
-        assert got["subjects"] == rows["subject"].nunique()
-
-
-def test_intervals_hold_the_estimate_and_ties_are_of_pairs() -> None:
-    many = tuple((f"{split}{k}", split, 2) for k in range(6) for split in ("patient", "temporal"))
-    forecasts, origins = frames(people=many)
-    board = table(forecasts, origins)
-    assert (board["rmse_low_mg_dl"] <= board["rmse_mg_dl"] + 1e-9).all()
-    assert (board["rmse_high_mg_dl"] >= board["rmse_mg_dl"] - 1e-9).all()
-    assert board.groupby("split").head(1)["tied_with_best"].all()
-    perfect = forecasts.assign(forecast_mg_dl=forecasts["target_mg_dl"].fillna(100))
-    clear = table(perfect, origins)
-    assert not clear.xs("last_value", level="model")["tied_with_best"].any()
-
-
-def test_fewer_than_six_people_tell_nothing_apart() -> None:
-    """Even if one forecast is perfect for each of them: five heads in a row are no surprise."""
-    for number, told_apart in ((5, False), (6, True)):
-        forecasts, origins = frames(people=tuple((f"p{k}", "patient", 2) for k in range(number)))
-        perfect = forecasts.assign(forecast_mg_dl=forecasts["target_mg_dl"].fillna(100))
-        row = table(perfect, origins).loc[("patient", "last_value")]
-        assert row["tied_with_best"] != told_apart
-
-
 def test_scores_do_not_depend_on_the_order_of_rows() -> None:
     forecasts, origins = frames()
     shuffled = forecasts.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
         score_forecasts(forecasts, origins, "e", "m"), score_forecasts(shuffled, origins, "e", "m")
     )
-
-
-def test_bootstrap_is_paired_seeded_and_centred() -> None:
-    values = np.array([[10.0, 20, 30, 40], [11, 21, 31, 41]])
-    samples = bootstrap_means(values, 10_000, seed=1)
-    np.testing.assert_allclose(samples[:, 1] - samples[:, 0], 1.0)
-    assert samples[:, 0].mean() == pytest.approx(25, abs=0.3)
-    assert samples[:, 0].std() == pytest.approx(np.std([10, 20, 30, 40]) / 2, rel=0.05)
-    np.testing.assert_array_equal(samples, bootstrap_means(values, 10_000, seed=1))
-
-
-def test_models_scored_on_other_nights_are_refused() -> None:
-    forecasts, origins = frames()
-    part = forecasts[forecasts["origin"] > forecasts["origin"].min()]
-    scores = [
-        score_forecasts(forecasts, origins, "e", "last_value"),
-        score_forecasts(forecasts, origins, "e", "m"),
-        score_forecasts(part, origins, "e", "short"),
-    ]
-    with pytest.raises(InputError, match="short was scored on other nights"):
-        build_leaderboard(pd.concat(scores), Comparison())
-
-
-def test_models_fitted_to_other_data_are_refused() -> None:
-    forecasts, origins = frames()
-    scores = [
-        score_forecasts(forecasts, origins, "e", "last_value"),
-        score_forecasts(forecasts, origins, "e", "m").assign(data="older"),
-    ]
-    with pytest.raises(InputError, match=r"d: last_value; older: m.*cannot be compared"):
-        build_leaderboard(pd.concat(scores), Comparison())
-
-
-def test_scores_of_another_version_are_refused() -> None:
-    forecasts, origins = frames()
-    scores = score_forecasts(forecasts, origins, "e", "last_value")
-    for older in (
-        scores.drop(columns="outside_0_600_pct"),
-        pd.concat([scores, scores.drop(columns="mae_mg_dl")]),
-    ):
-        with pytest.raises(InputError, match=r"made by another version\. Run evaluation again"):
-            build_leaderboard(older, Comparison())
-
-
-def test_scores_of_an_older_table_of_origins_are_refused() -> None:
-    forecasts, origins = frames()
-    scores = score_forecasts(forecasts, origins, "e", "m")
-    require_current(scores, origins)
-    with pytest.raises(InputError, match=r"10 test nights of 3 people.*holds 9 of 3.*made anew"):
-        require_current(scores, origins.iloc[1:])
-
-
-def test_hours_beyond_the_horizon_are_left_out() -> None:
-    forecasts, origins = frames()
-    scores = score_forecasts(forecasts, origins, "e", "last_value")
-    board = build_leaderboard(scores, Comparison(also_hours=(2.5, 8.0, 9.0)))
-    assert [name for name in board if name.startswith("mae")] == ["mae_mg_dl", "mae_mg_dl_2.5h"]
-
-
-def test_the_reference_is_mandatory() -> None:
-    forecasts, origins = frames()
-    with pytest.raises(InputError, match="'last_value' was not scored"):
-        build_leaderboard(score_forecasts(forecasts, origins, "e", "m"), Comparison())
 
 
 def test_a_bad_forecast_is_named() -> None:

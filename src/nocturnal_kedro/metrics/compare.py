@@ -1,29 +1,46 @@
-"""Models side by side: the leaderboard, its bootstrap intervals over people, and its ties."""
+"""Models side by side: the leaderboard, its intervals over people, its ties, and every pair."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from statistics import mode
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.scores import MEASURES
+from nocturnal_kedro.metrics.scores import MEASURES, POINT_MEASURES, QUANTILE_MEASURES
+from nocturnal_kedro.metrics.significance import (
+    FEWEST_NIGHTS,
+    bootstrap_means,
+    diebold_mariano_z,
+    holm,
+    stouffer_z,
+    wilcoxon_p,
+    win_rate,
+)
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 PERSON = ["source", "subject"]
-REFERENCE = "last_value"  # the baseline that skill is measured against
-# With fewer people even a model that is better for each of them is no surprise at 5 %: a two-sided
-# sign test over five gives 2 / 2^5 = 0.06, over six 0.03.
+RUN = ["model", "seed"]
+REFERENCE = "last_value"  # the baseline that skill and win rate are measured against
+MANDATORY = (REFERENCE, "subject_mean", "damped_trend", "climatology")
+LEVEL = 0.05
+# With fewer people even a model that is better for each of them is no surprise at 5 %: the signed
+# ranks of five give 2 / 2^5 = 0.06 at best, of six 0.03. More models to tell apart take more.
 FEWEST_TO_TELL_APART = 6
 
 
 class Comparison(BaseModel, extra="forbid", frozen=True):
-    """How the table is made."""
+    """How the tables are made."""
 
     resamples: int = Field(default=10_000, ge=100)
     seed: int = 0
     # The same columns again up to here, as `*_6h`, where the horizon is longer than that.
     also_hours: tuple[float, ...] = (6.0,)
+    night_loss: Literal["mse", "crps_mg_dl"] = "mse"  # what nights are compared by
 
 
 def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
@@ -31,24 +48,30 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
-    crps_high_mg_dl, skill_vs_last_value with its interval, every measure of
-    `metrics.scores.MEASURES` but mse, clarke_ab_pct, tied_with_best; and all but the counts again
-    to each of `also_hours`. All but `rmse_pooled_mg_dl` are subject-macro: each person counts once.
+    crps_high_mg_dl, skill_vs_last_value with its interval, win_rate, each of
+    `metrics.scores.MEASURES` that was scored but mse, clarke_ab_pct beside the zones,
+    tied_with_best; and all but the counts again to each of `also_hours`. Where a model has several
+    training seeds (a column `seed` of the scores), also seeds and rmse_seed_sd_mg_dl. All but
+    `rmse_pooled_mg_dl` are subject-macro: each person counts once. The cells of the scores may be
+    finer than a step of a person.
     Raises `InputError` where models were scored on different nights or fitted to different data, or
-    last value is absent.
+    a mandatory baseline is absent.
     """
-    scores = scores[scores["split"].isin(TEST_SPLITS)]
-    _require_same_data(scores)
-    _require_same_nights(scores)
+    scores = _with_seed(scores[scores["split"].isin(TEST_SPLITS)])
+    _require_same_data(scores, ("points", *POINT_MEASURES, *QUANTILE_MEASURES))
+    _require_mandatory(scores["model"].unique())
+    cell = ["split", *PERSON, "step"]
+    _require_same_nights(scores.groupby([*cell, *RUN])["points"].sum().unstack(RUN))
     tables = []
     for split, judged in scores.groupby("split"):
         table = _compare(judged, comparison)
         horizon_hours = judged["step"].max() / STEPS_PER_HOUR
         for hours in (hours for hours in comparison.also_hours if hours < horizon_hours):
             part = _compare(judged[judged["step"] <= hours * STEPS_PER_HOUR], comparison)
-            table = table.join(part.drop(columns=["nights", "subjects"]).add_suffix(f"_{hours:g}h"))
+            counts = [name for name in ("nights", "subjects", "seeds") if name in part]
+            table = table.join(part.drop(columns=counts).add_suffix(f"_{hours:g}h"))
         table.insert(0, "split", split)
-        tables.append(table.sort_values("rmse_mg_dl").reset_index(names="model"))
+        tables.append(table.sort_values("rmse_mg_dl", kind="stable").reset_index(names="model"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -56,30 +79,34 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """The table of one split over the steps given; the index is the model."""
     by_person = per_person(scores)
     macro = by_person.groupby("model").mean()
-    rmse_MP = by_person["rmse"].unstack(PERSON)
-    if REFERENCE not in rmse_MP.index:
-        raise InputError(
-            f"'{REFERENCE}' was not scored, and every table carries it; "
-            f"scored: {', '.join(rmse_MP.index)}."
-        )
-    boot_RM = bootstrap_means(rmse_MP.to_numpy(), comparison.resamples, comparison.seed)
-    reference = rmse_MP.index.get_loc(REFERENCE)
+    rmse_MSP = _by_seed(by_person["rmse"].unstack(PERSON))
+    rmse_MP = np.nanmean(rmse_MSP, axis=1)
+    boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
+    reference = macro.index.get_loc(REFERENCE)
     best = int(np.argmin(rmse_MP.mean(axis=1)))
     low, high = _interval(boot_RM)
     skill_low, skill_high = _interval(1 - boot_RM / boot_RM[:, [reference]])
     worse_low, _ = _interval(boot_RM - boot_RM[:, [best]])
-    crps_MP = by_person["crps_mg_dl"].unstack(PERSON).loc[rmse_MP.index]
+    crps_MSP = _by_seed(by_person["crps_mg_dl"].unstack(PERSON))
     crps_low, crps_high = _interval(
-        bootstrap_means(crps_MP.to_numpy(), comparison.resamples, comparison.seed)
+        bootstrap_means(crps_MSP, comparison.resamples, comparison.seed)
     )
+    others = np.arange(len(macro)) != best
+    p = np.ones(len(macro))
+    p[others] = holm(wilcoxon_p(rmse_MP[others] - rmse_MP[best]))
+    apart = (worse_low > 0) & (p < LEVEL)
 
     points = scores.groupby("model")["points"].sum()
     squared = (scores["mse"] * scores["points"]).groupby(scores["model"]).sum()
-    nights = scores.drop_duplicates(["model", *PERSON]).groupby("model")["nights"].sum()
+    nights = scores.groupby(["model", *PERSON])["nights"].max().groupby("model").sum()
+    zones = ["clarke_a_pct", "clarke_b_pct"]
+    macro_MS = rmse_MSP.mean(axis=2)
+    seeds = (~np.isnan(macro_MS)).sum(axis=1)
+    of_seeds = {"seeds": seeds, "rmse_seed_sd_mg_dl": pd.DataFrame(macro_MS.T).std().to_numpy()}
     return pd.DataFrame(
         {
             "nights": nights,
-            "subjects": by_person.groupby("model").size(),
+            "subjects": rmse_MP.shape[1],
             "rmse_mg_dl": macro["rmse"],
             "rmse_low_mg_dl": low,
             "rmse_high_mg_dl": high,
@@ -89,41 +116,132 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "skill_vs_last_value": 1 - macro["rmse"] / macro["rmse"].iloc[reference],
             "skill_low": skill_low,
             "skill_high": skill_high,
-            **{name: macro[name] for name in MEASURES if name != "mse"},
-            "clarke_ab_pct": macro["clarke_a_pct"] + macro["clarke_b_pct"],
-            "tied_with_best": (worse_low <= 0) | (rmse_MP.shape[1] < FEWEST_TO_TELL_APART),
+            "win_rate": win_rate(rmse_MP - rmse_MP[reference]),
+            **macro.drop(columns=["mse", "rmse"]),
+            **({"clarke_ab_pct": macro[zones].sum(axis=1)} if set(zones) <= set(macro) else {}),
+            "tied_with_best": ~apart,
+            **(of_seeds if seeds.max() > 1 else {}),
         },
-        index=rmse_MP.index,
+        index=macro.index,
     )
 
 
 def per_person(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each person's metrics over all steps given, by model, source and subject.
+    """Each person's metrics over all cells given, by model, seed, source and subject.
 
     rmse = sqrt(sum points * mse / sum points); the others are means over points.
     """
-    weighted = scores[list(MEASURES)].mul(scores["points"], axis=0)
-    keys = [scores[name] for name in ("model", *PERSON)]
+    scores = _with_seed(scores)
+    measured = [name for name in MEASURES if name in scores]
+    weighted = scores[measured].mul(scores["points"], axis=0)
+    keys = [scores[name] for name in (*RUN, *PERSON)]
     means = weighted.groupby(keys).sum().div(scores["points"].groupby(keys).sum(), axis=0)
     return means.assign(rmse=np.sqrt(means["mse"]))
 
 
-def bootstrap_means(values_MP: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of M models over people drawn with replacement, (resamples, M).
+def compare_pairs(night_scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """One row per test split and pair of models, those of the best first.
 
-    Every model is averaged over the same draws, so differences are paired. One multinomial
-    draw and one matrix product (Efron 1979).
+    `night_scores` has one row per model and night: model, split, source, subject, origin, points,
+    mse, crps_mg_dl, data, and seed where there are several. Columns (see docs/metrics.md): split,
+    first, second, people, nights, rmse_difference_mg_dl (the first's less the second's,
+    subject-macro) with its 95 % interval, win_rate of the first, wilcoxon_p, wilcoxon_holm_p, dm_z,
+    dm_p, dm_holm_p, dm_left_out (people with too few nights for it), apart.
+    Raises `InputError` where models were scored on different nights or fitted to different data.
     """
-    people = values_MP.shape[1]
-    draws_RP = np.random.default_rng(seed).multinomial(
-        people, np.full(people, 1 / people), size=resamples
+    nights = _with_seed(night_scores[night_scores["split"].isin(TEST_SPLITS)])
+    _require_same_data(nights, ("points", "mse", "crps_mg_dl"))
+    wide = nights.pivot(
+        index=["split", *PERSON, "origin"],
+        columns=RUN,
+        values=list(dict.fromkeys(["points", "mse", comparison.night_loss])),
     )
-    return draws_RP @ values_MP.T / people
+    _require_same_nights(wide["points"])
+    tables = []
+    for split, judged in wide.groupby(level="split"):
+        table = _pairs(judged.droplevel("split"), comparison)
+        table.insert(0, "split", split)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pairs(nights: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """The pairs of one split, from points, mse and loss of every night by model and seed."""
+    from scipy.stats import norm
+
+    person_N = nights.groupby(level=PERSON).ngroup().to_numpy()
+    starts_P = np.flatnonzero(np.diff(person_N, prepend=-1))
+    points_N1 = nights["points"].iloc[:, :1].to_numpy()
+    squared = np.add.reduceat(nights["mse"].to_numpy() * points_N1, starts_P)
+    rmse = np.sqrt(squared / np.add.reduceat(points_N1, starts_P))
+    rmse_MSP = _by_seed(pd.DataFrame(rmse.T, index=nights["mse"].columns))
+    by_rmse = np.argsort(np.nanmean(rmse_MSP, axis=1).mean(axis=1), kind="stable")
+    models = nights["mse"].columns.unique("model").sort_values()[by_rmse]
+    rmse_MSP = rmse_MSP[by_rmse]
+    boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
+    first, second = np.triu_indices(len(models), 1)
+    low, high = _interval(boot_RM[:, first] - boot_RM[:, second])
+    rmse_MP = np.nanmean(rmse_MSP, axis=1)
+    difference_KP = rmse_MP[first] - rmse_MP[second]
+    p = wilcoxon_p(difference_KP)
+
+    nights_P = np.diff(starts_P, append=len(person_N))
+    enough_P = nights_P >= FEWEST_NIGHTS
+    enough_N = np.repeat(enough_P, nights_P)
+    origin = nights.index.get_level_values("origin")
+    day_N = ((origin - origin.min()) / pd.Timedelta(days=1)).to_numpy()
+    loss_MN = np.nanmean(_by_seed(nights[comparison.night_loss].T), axis=1)[by_rmse][:, enough_N]
+    dm_z = np.array(
+        [
+            stouffer_z(
+                diebold_mariano_z(
+                    loss_MN[one] - loss_MN[other], person_N[enough_N], day_N[enough_N]
+                ),
+                nights_P[enough_P],
+            )
+            for one, other in zip(first, second, strict=True)
+        ]
+    )
+    dm_p = 2 * norm.sf(np.abs(dm_z))
+    wilcoxon_holm_p = holm(p)
+    return pd.DataFrame(
+        {
+            "first": models[first],
+            "second": models[second],
+            "people": len(nights_P),
+            "nights": len(nights),
+            "rmse_difference_mg_dl": difference_KP.mean(axis=1),
+            "rmse_difference_low_mg_dl": low,
+            "rmse_difference_high_mg_dl": high,
+            "win_rate": win_rate(difference_KP),
+            "wilcoxon_p": p,
+            "wilcoxon_holm_p": wilcoxon_holm_p,
+            "dm_z": dm_z,
+            "dm_p": dm_p,
+            "dm_holm_p": holm(dm_p),
+            "dm_left_out": int((~enough_P).sum()),
+            "apart": ((low > 0) | (high < 0)) & (wilcoxon_holm_p < LEVEL),
+        }
+    )
 
 
 def _interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.quantile(samples_RM, [0.025, 0.975], axis=0)
     return low, high
+
+
+def _with_seed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores that say no training seed are of one, 0."""
+    if "seed" in scores and scores["seed"].notna().all():
+        return scores
+    return scores.assign(seed=scores["seed"].fillna(0) if "seed" in scores else 0)
+
+
+def _by_seed(values: pd.DataFrame) -> np.ndarray:
+    """Rows by model and seed as (M, S, P), models and seeds in order; NaN for no such seed."""
+    models, seeds = (values.index.unique(name).sort_values() for name in RUN)
+    every = values.reindex(pd.MultiIndex.from_product([models, seeds]))
+    return every.to_numpy().reshape(len(models), len(seeds), -1)
 
 
 def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
@@ -139,9 +257,10 @@ def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
         )
 
 
-def _require_same_data(scores: pd.DataFrame) -> None:
-    lacking = [name for name in ("data", *MEASURES) if name not in scores]
-    if lacking or scores[["data", *MEASURES]].isna().any().any():
+def _require_same_data(scores: pd.DataFrame, measures: tuple[str, ...]) -> None:
+    lacking = [name for name in ("data", *measures) if name not in scores]
+    judged = [name for name in scores if name in ("data", *measures, *MEASURES)]
+    if lacking or scores[judged].isna().any().any():
         raise InputError(
             f"some scores lack {', '.join(lacking) or 'a measure'}: they were made by another "
             f"version. Run evaluation again for every model."
@@ -155,10 +274,20 @@ def _require_same_data(scores: pd.DataFrame) -> None:
         )
 
 
-def _require_same_nights(scores: pd.DataFrame) -> None:
-    points = scores.pivot(index=["split", *PERSON, "step"], columns="model", values="points")
-    usual = points.mode(axis=1)[0]
-    odd = [str(model) for model in points if not points[model].equals(usual.rename(model))]
+def _require_mandatory(models: Collection[str]) -> None:
+    missing = [name for name in MANDATORY if name not in models]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} was not scored, and every table carries {', '.join(MANDATORY)}; "
+            f"scored: {', '.join(models)}. Run training and evaluation for every baseline."
+        )
+
+
+def _require_same_nights(points: pd.DataFrame) -> None:
+    """`points` are rows by night or cell and columns by model and seed, NaN where not scored."""
+    of_runs = {run: points[run].to_numpy(float).tobytes() for run in points}
+    usual = mode(of_runs.values())
+    odd = list(dict.fromkeys(str(model) for (model, _), own in of_runs.items() if own != usual))
     if odd:
         raise InputError(
             f"{', '.join(odd)} was scored on other nights than the rest. Run evaluation again for "
