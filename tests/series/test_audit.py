@@ -147,8 +147,9 @@ def test_training_windows_that_reach_across_a_boundary(
     clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if training's gatherer did not know where a split begins."""
-    whole = np.array([0]), np.array([len(clean["corpus"].late_T)]), np.array([0])
-    monkeypatch.setattr(windows, "split_segments", lambda corpus, splits: whole)
+    length = len(clean["corpus"].late_T)
+    whole = np.array([[0], [length], [length]])
+    monkeypatch.setattr(windows, "_stretches", lambda corpus, splits: whole)
     assert "training windows hold rows from outside training" in failed(clean)
 
 
