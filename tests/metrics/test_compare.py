@@ -171,13 +171,17 @@ def test_how_many_people_it_takes_to_tell_models_apart(people: int, tied: bool) 
     assert board.loc["m", "tied_with_best"]
 
 
-@pytest.mark.parametrize(("people", "apart"), [(5, False), (6, True)])
-def test_two_models_take_six_people(people: int, apart: bool) -> None:
+@pytest.mark.parametrize(
+    ("models", "people", "apart"), [(2, 5, False), (2, 6, True), (3, 6, False), (3, 7, True)]
+)
+def test_two_models_take_six_people_and_three_take_seven(
+    models: int, people: int, apart: bool
+) -> None:
     nights = invent_nights(people=people, models=1, nights=4)
-    both = pd.concat([nights, nights.assign(model="worse", mse=nights["mse"] * 4)])
-    [row] = compare_pairs(both, QUICK).to_dict("records")
-    assert row["apart"] == apart
-    assert row["wilcoxon_p"] == pytest.approx(2 / 2**people)
+    each = [nights.assign(model=f"m{k}", mse=nights["mse"] * 4**k) for k in range(models)]
+    table = compare_pairs(pd.concat(each), QUICK)
+    assert table["apart"].eq(apart).all()
+    np.testing.assert_allclose(table["wilcoxon_p"], 2 / 2**people)
 
 
 @pytest.mark.parametrize(
