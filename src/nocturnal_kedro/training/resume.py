@@ -109,12 +109,17 @@ class Checkpoints:
                 )
         return True
 
-    def keep_best(self, state: State, epoch: int) -> None:
-        """Keep the weights of the best epoch; those before stay until the next checkpoint."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / "best.saving"
-        torch.save(state, fresh)
-        fresh.rename(self._best_file(epoch))
+    def keep_best(self, accelerator: Accelerator, state: State, epoch: int) -> None:
+        """Keep the weights of the best epoch; those before stay until the next checkpoint.
+
+        Raises `InputError` on a full disk.
+        """
+        with self._writing(accelerator):
+            if accelerator.is_main_process:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                fresh = self.folder / "best.saving"
+                torch.save(state, fresh)
+                fresh.rename(self._best_file(epoch))
 
     def best(self, epoch: int) -> State:
         """The weights that `keep_best` kept; raises `InputError` where they cannot be read."""
