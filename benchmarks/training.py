@@ -53,11 +53,18 @@ from nocturnal_kedro.series.scaler import Scaler
 from nocturnal_kedro.series.windows import Batch, Channels
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.launch import Job, learn_on_processes
-from nocturnal_kedro.training.learn import begin
-from nocturnal_kedro.training.loop import FORECAST, pointwise_loss, train
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.learn import Begun, begin
+from nocturnal_kedro.training.loop import (
+    FORECAST,
+    Care,
+    Lessons,
+    Manner,
+    Objective,
+    pointwise_loss,
+    train,
+)
+from nocturnal_kedro.training.options import SettledHardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
-from nocturnal_kedro.training.start import Start
 
 WINDOWS = 64  # to a step
 ALONE: dict[str, Any] = {"preset": "released", "covariates": ()}
@@ -70,11 +77,10 @@ UNJUDGED = replace(FORECAST, validate=lambda *_: (0.0, 0.0))  # a step is timed,
 
 def feed(data: Data, given: dict[str, Any], rounds: int = 12) -> dict[str, float]:
     """Windows per second, from the sampler's rows to the batch, and as the library's dataset."""
-    start, scaler = _start(data, given)
-    training = Training(batch_size=WINDOWS)
-    gatherer = data.gatherer(scaler, start.channels)
+    begun = _begin(data, given)
+    training, gatherer, channels = begun.training, begun.gatherer, begun.start.channels
     rows = data.rows_around_anchor(training.anchor_hours)
-    dataset = _dataset(data, start.channels, scaler)
+    dataset = _dataset(data, channels, begun.scaler)
     # The dataset has no window that begins before its person does.
     place_of = _places(data, dataset)
     sampler = data.sampler(np.array([row for row in rows if row in place_of]), training)
@@ -87,7 +93,7 @@ def feed(data: Data, given: dict[str, Any], rounds: int = 12) -> dict[str, float
     late_T = torch.from_numpy(data.corpus.late_T)
     for step in range(3):
         late_B = late_T[torch.from_numpy(sampler.rows_of_step(step))]
-        _require_same(next(ours), next(theirs), late_B, start.channels)
+        _require_same(next(ours), next(theirs), late_B, channels)
 
     def seconds(side: Iterator[object]) -> float:
         started = time.process_time()
@@ -104,11 +110,9 @@ def feed(data: Data, given: dict[str, Any], rounds: int = 12) -> dict[str, float
     }
 
 
-def _start(
-    data: Data, given: dict[str, Any], hardware: Hardware | None = None
-) -> tuple[Start, Scaler]:
-    options = plugins.options("model", "ttm", given)
-    return begin("ttm", options, data, Training(batch_size=WINDOWS), hardware or Hardware())
+def _begin(data: Data, given: dict[str, Any], **more: Any) -> Begun:
+    more = {"training": Training(batch_size=WINDOWS), "hardware": SettledHardware()} | more
+    return begin("ttm", plugins.options("model", "ttm", given), data, **more)
 
 
 def _dataset(data: Data, channels: Channels, scaler: Scaler) -> Any:
@@ -167,18 +171,16 @@ def _require_same(
 
 def share_outside(data: Data, given: dict[str, Any], steps: int) -> dict[str, float]:
     """Seconds of a step, and which share passes outside of forward, backward and optimizer."""
-    start, scaler = _start(data, given)
+    training = Training(batch_size=WINDOWS, epochs=6, steps_per_epoch=steps)
+    begun = _begin(data, given, training=training)
     spent = [0.0]
     marks: list[tuple[float, float]] = []
     with (
-        _timed(start.module, "forward", spent),
+        _timed(begun.start.module, "forward", spent),
         _timed(Accelerator, "backward", spent),
         _timed(torch.optim.AdamW, "step", spent),
     ):
-        _teach(
-            data, start, scaler, Training(batch_size=WINDOWS, epochs=6, steps_per_epoch=steps),
-            watch=lambda epoch, score: marks.append((time.process_time(), spent[0])),
-        )  # fmt: skip
+        _teach(begun, watch=lambda epoch, score: marks.append((time.process_time(), spent[0])))
     whole, inside = np.diff(marks, axis=0).T  # without the first epoch, which asks for memory
     return {
         "step_ms": 1000 * float(np.median(whole)) / steps,
@@ -205,37 +207,32 @@ def _timed(owner: Any, name: str, spent: list[float]) -> Iterator[None]:
         delattr(owner, name)
 
 
-def _teach(
-    data: Data, start: Start, scaler: Scaler, training: Training, **more: Any
-) -> pd.DataFrame:
+def _teach(begun: Begun, objective: Objective = UNJUDGED, **care: Any) -> pd.DataFrame:
     """THE loop as `learn` calls it; the log."""
-    hardware = more.setdefault("hardware", Hardware())
-    more.setdefault("objective", UNJUDGED)
-    training = training.model_copy(update={"patience": training.epochs})
-    gatherer = data.gatherer(scaler, start.channels, hardware.device)
+    data = begun.data
+    training = begun.training.model_copy(update={"patience": begun.training.epochs})
     sampler = data.sampler(data.rows_around_anchor(training.anchor_hours), training)
-    nights = data.night_rows("validation")
-    rate = start.options.learning_rate
-    return train(start.module, gatherer, sampler, nights, training, rate, "ttm", **more).log
+    lessons = Lessons(begun.gatherer, sampler, data.night_rows("validation"), objective)
+    manner = Manner(training, begun.start.options.learning_rate, begun.hardware)
+    return train(begun.start.module, "ttm", lessons, manner, Care(**care)).log
 
 
 def against_trainer(
     data: Data, given: dict[str, Any], steps: int = 15, rounds: int = 7
 ) -> dict[str, float]:
     """Steps per second of our loop and of transformers.Trainer, in turn."""
-    start, scaler = _start(data, given)
-    state = {name: weight.clone() for name, weight in start.module.state_dict().items()}
     training = Training(batch_size=WINDOWS, epochs=2, steps_per_epoch=steps)
+    begun = _begin(data, given, training=training)
+    start = begun.start
+    state = {name: weight.clone() for name, weight in start.module.state_dict().items()}
     rows = data.rows_around_anchor(training.anchor_hours)
-    ready = Ready(data.gatherer(scaler, start.channels).gather(torch.from_numpy(rows[::8])))
+    ready = Ready(begun.gatherer.gather(torch.from_numpy(rows[::8])))
 
     def ours() -> float:
         torch.use_deterministic_algorithms(True)  # as `begin` has it on the CPU
         start.module.load_state_dict(state)
         ends: list[float] = []
-        _teach(
-            data, start, scaler, training, watch=lambda *_: ends.append(time.process_time())
-        )  # fmt: skip
+        _teach(begun, watch=lambda *_: ends.append(time.process_time()))
         return ends[1] - ends[0]
 
     def theirs(optimizer: str) -> float:
@@ -332,14 +329,13 @@ def _trainer(
 
 def memory(data: Data) -> dict[str, float]:
     """What the process holds at the end of a long training beyond what it held after a warm-up."""
-    start, scaler = _start(data, {"preset": "tiny", "covariates": ()})
     process = psutil.Process()
     held: list[int] = []  # bytes, after each epoch
-    epochs = STEPS // 100
+    training = Training(batch_size=8, epochs=STEPS // 100, steps_per_epoch=100)
+    begun = _begin(data, {"preset": "tiny", "covariates": ()}, training=training)
     with tempfile.TemporaryDirectory() as folder:
         _teach(
-            data, start, scaler, Training(batch_size=8, epochs=epochs, steps_per_epoch=100),
-            objective=FORECAST, checkpoints=Checkpoints(Path(folder), 100),
+            begun, FORECAST, checkpoints=Checkpoints(Path(folder), 100),
             watch=lambda epoch, score: held.append(process.memory_info().rss),
         )  # fmt: skip
     tenth = WARM_UP // 100
@@ -353,12 +349,11 @@ def on_gpus(
     """Windows per second in a large batch, in both precisions, and of all GPUs together."""
     figures: dict[str, float] = {}
     for precision in ("fp32", "bf16"):
-        hardware = Hardware(device=device, precision=precision)
-        start, scaler = _start(data, USUAL, hardware)
+        hardware = SettledHardware(device=device, precision=precision)
         training = Training(batch_size=windows, epochs=4, steps_per_epoch=steps)
-        log = _teach(data, start, scaler, training, hardware=hardware)
-        per_s = windows * steps / float(log["seconds"].diff().median())
-        per_window = _operations(data, start, scaler)
+        begun = _begin(data, USUAL, training=training, hardware=hardware)
+        per_s = windows * steps / float(_teach(begun)["seconds"].diff().median())
+        per_window = _operations(begun)
         peak = _peak(hardware)
         figures |= {
             f"gpu_{precision}_windows_per_s": per_s,
@@ -367,22 +362,22 @@ def on_gpus(
         }
     gpus = torch.cuda.device_count() if device == "gpu" else 2
     if gpus > 1:
-        every = _per_s_of(data, Hardware(device=device, processes=gpus), windows, steps)
+        every = _per_s_of(data, SettledHardware(device=device, processes=gpus), windows, steps)
         figures |= {"gpus": gpus, "times_one_gpu": every / figures["gpu_fp32_windows_per_s"]}
     return figures
 
 
-def _operations(data: Data, start: Start, scaler: Scaler) -> float:
+def _operations(begun: Begun) -> float:
     """Floating point operations to learn from one window, counted on the CPU."""
-    module = start.module.cpu()
-    rows = torch.from_numpy(data.night_rows("validation")[:8])
-    batch = data.gatherer(scaler, start.channels).gather(rows)
+    module = begun.start.module.cpu()
+    rows = torch.from_numpy(begun.data.night_rows("validation")[:8])
+    batch = begun.data.gatherer(begun.scaler, begun.start.channels).gather(rows)
     with FlopCounterMode(display=False) as counter:
         pointwise_loss(module(batch), batch).mean().backward()
     return counter.get_total_flops() / len(rows)
 
 
-def _peak(hardware: Hardware, size: int = 8192) -> float:
+def _peak(hardware: SettledHardware, size: int = 8192) -> float:
     """Operations per second in the product of two large matrices."""
     if hardware.device == "cpu":
         size //= 16
@@ -396,9 +391,9 @@ def _peak(hardware: Hardware, size: int = 8192) -> float:
     return 2 * size**3 / float(np.median(seconds))
 
 
-def _per_s_of(data: Data, hardware: Hardware, windows: int, steps: int) -> float:
+def _per_s_of(data: Data, hardware: SettledHardware, windows: int, steps: int) -> float:
     """Windows per second of processes that take as many windows each as the one alone did."""
-    whole = windows * int(hardware.processes)
+    whole = windows * hardware.processes
     job = Job(
         name="ttm",
         options=plugins.options("model", "ttm", USUAL).model_dump(mode="json"),

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.training.device import require_device, settle, start_accelerator
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -77,10 +77,10 @@ def test_processes_that_nobody_started_are_missed(monkeypatch: pytest.MonkeyPatc
     """`accelerate launch --cpu --num_processes 2` starts one process, and says nothing."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(InputError, match="asked for: processes 1 instead of 2"):
-        start_accelerator(Hardware(processes=2), Training())
+        start_accelerator(SettledHardware(processes=2), Training())
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="asked for: processes 2 instead of 1"):
-        start_accelerator(Hardware(), Training())
+        start_accelerator(SettledHardware(), Training())
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,13 @@ def test_accelerate_is_held_to_what_was_asked(
 ) -> None:
     monkeypatch.setattr(Accelerator, attribute, property(lambda self: value))
     with pytest.raises(InputError, match=message):
-        start_accelerator(Hardware(precision="bf16"), Training())
+        start_accelerator(SettledHardware(precision="bf16"), Training())
 
 
 def test_the_environment_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert start_accelerator(Hardware(), Training()).mixed_precision == "no"
+    assert start_accelerator(SettledHardware(), Training()).mixed_precision == "no"
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
-    assert start_accelerator(Hardware(precision="bf16"), Training()).mixed_precision == "bf16"
+    assert (
+        start_accelerator(SettledHardware(precision="bf16"), Training()).mixed_precision == "bf16"
+    )

@@ -15,12 +15,16 @@ from nocturnal_kedro.series.origins import Task, eligible_rows
 from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.loop import (
+    FORECAST,
+    Care,
+    Lessons,
+    Manner,
     pointwise_loss,
     train,
     validate,
     warmup_cosine,
 )
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.options import SettledHardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.sampler import Sampler
 from nocturnal_kedro.training.stop import StopRequest
@@ -50,8 +54,9 @@ def rows(corpus: Corpus, splits: pd.DataFrame, task: Task) -> tuple[np.ndarray, 
 
 
 def teach(module: nn.Module, gatherer, rows, options: Training, learning_rate: float, **more):
-    sampler = Sampler(rows[0], options)
-    return train(module, gatherer, sampler, rows[1], options, learning_rate, "line", **more)
+    lessons = Lessons(gatherer, Sampler(rows[0], options), rows[1], FORECAST)
+    manner = Manner(options, learning_rate, more.pop("hardware", SettledHardware()))
+    return train(module, "line", lessons, manner, Care(**more))
 
 
 def run(gatherer: WindowGatherer, rows: tuple[np.ndarray, np.ndarray], **changes: object):
@@ -171,7 +176,7 @@ def test_16_bits_learn_nearly_the_same_and_are_used(gatherer, rows) -> None:
     learnt = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        hardware = Hardware(precision=precision)
+        hardware = SettledHardware(precision=precision)
         learnt.append(teach(Deep(), gatherer, rows, options, 0.01, hardware=hardware))
     assert kinds == {torch.float32, torch.bfloat16}
     full, half = (trained.log["validation_rmse"].iloc[0] for trained in learnt)
@@ -185,7 +190,9 @@ def test_16_bits_learn_nearly_the_same_and_are_used(gatherer, rows) -> None:
 def test_a_compiled_module_learns_the_same(gatherer, rows) -> None:
     options = Training(epochs=1, steps_per_epoch=5)
     plain = teach(Line(96), gatherer, rows, options, 0.05)
-    compiled = teach(Line(96), gatherer, rows, options, 0.05, hardware=Hardware(compile=True))
+    compiled = teach(
+        Line(96), gatherer, rows, options, 0.05, hardware=SettledHardware(compile=True)
+    )
     assert plain.state.keys() == compiled.state.keys()
     for name, weight in plain.state.items():
         torch.testing.assert_close(compiled.state[name], weight)
@@ -198,8 +205,11 @@ def test_a_stopped_training_without_a_folder_says_so(gatherer, rows) -> None:
         teach(Line(96), gatherer, rows, Training(epochs=4, steps_per_epoch=20), 0.05, stop=stop)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(gatherer, rows, tmp_path: Path) -> None:
-    """A file that may not grow stands for a disk without room."""
+@pytest.mark.parametrize(("full", "last"), [(8, 5), (20, 15)], ids=["checkpoint", "best"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    full: int, last: int, gatherer, rows, tmp_path: Path
+) -> None:
+    """A file that may not grow stands for a disk without room; the 20th step ends an epoch."""
     options = Training(epochs=1, steps_per_epoch=20)
     kept = Checkpoints(tmp_path, every_steps=5)
     written = 0
@@ -208,7 +218,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(gatherer, rows, tmp_path: 
         def forward(self, batch: Batch) -> Forecast:
             nonlocal written
             written += self.training
-            if written == 8:
+            if written == full:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
             return super().forward(batch)
 
@@ -218,7 +228,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(gatherer, rows, tmp_path: 
             teach(Filling(96), gatherer, rows, options, 0.05, checkpoints=kept)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [step.name for step in tmp_path.glob("step-*")] == ["step-00000005"]
+    assert [step.name for step in tmp_path.glob("step-*")] == [f"step-{last:08d}"]
     assert not (tmp_path / "saving").exists()
     gone_on = teach(Line(96), gatherer, rows, options, 0.05, checkpoints=kept)
     whole = teach(Line(96), gatherer, rows, options, 0.05)

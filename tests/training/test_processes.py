@@ -126,7 +126,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on(
     assert signal.getsignal(number) is before
     assert_close(
         state_of("ttm", data, hardware, unfinished=Unfinished(tmp_path)),
-        whole[int(hardware.processes)],
+        whole[hardware.processes],
         0,
     )
 

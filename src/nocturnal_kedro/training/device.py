@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,7 +35,7 @@ def device_name(device: str) -> str:
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
 
 
-def settle(hardware: Hardware, training: Training) -> Hardware:
+def settle(hardware: Hardware, training: Training) -> SettledHardware:
     """The numbers that `auto` stands for here; `InputError` where they cannot be had."""
     require_device(hardware.device)
     gpus = torch.cuda.device_count() if hardware.device == "gpu" else 0
@@ -72,20 +72,21 @@ def settle(hardware: Hardware, training: Training) -> Hardware:
                 f"{hardware.parallel} a step is one part. Leave it out, or choose parallel ddp."
             )
         _require_deepspeed(hardware.parallel)
-    return hardware.model_copy(update={"machines": machines, "processes": processes})
+    numbers = {"machines": machines, "processes": processes}
+    return SettledHardware(**hardware.model_dump() | numbers)
 
 
-def start_accelerator(hardware: Hardware, training: Training) -> Accelerator:
+def start_accelerator(hardware: SettledHardware, training: Training) -> Accelerator:
     """An accelerator with the device, the processes, the sharding and the precision asked for.
 
-    `hardware` is settled. Raises `InputError` where accelerate would quietly use other ones.
+    Raises `InputError` where accelerate would quietly use other ones.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs
 
     require_device(hardware.device)
-    world = int(hardware.machines) * int(hardware.processes)
+    world = hardware.world
     started = int(os.environ.get("WORLD_SIZE", 1))
     _require_same({"processes": world}, {"processes": started})
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the settings of the last one
@@ -101,7 +102,7 @@ def start_accelerator(hardware: Hardware, training: Training) -> Accelerator:
             fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000
         )
     if world > 1 and hardware.parallel.startswith("zero"):
-        settings["deepspeed_plugin"] = _deepspeed(hardware, training, world)
+        settings["deepspeed_plugin"] = _deepspeed(hardware, training)
     if hardware.compile:
         settings["dynamo_backend"] = "inductor"
     accelerator = Accelerator(**settings)
@@ -110,7 +111,7 @@ def start_accelerator(hardware: Hardware, training: Training) -> Accelerator:
             "processes": world,
             "device": TORCH_NAME[hardware.device],
             "precision": PRECISION[hardware.precision],
-            "parallel": _accelerates_name(hardware, world),
+            "parallel": _accelerates_name(hardware),
         },
         {
             "processes": accelerator.num_processes,
@@ -133,8 +134,8 @@ def _require_same(asked: dict[str, Any], got: dict[str, Any]) -> None:
         )
 
 
-def _accelerates_name(hardware: Hardware, world: int) -> str:
-    if world == 1:
+def _accelerates_name(hardware: SettledHardware) -> str:
+    if hardware.world == 1:
         return "NO"
     if hardware.parallel == "ddp":
         return "MULTI_GPU" if hardware.device == "gpu" else "MULTI_CPU"
@@ -151,7 +152,7 @@ def _require_deepspeed(parallel: str) -> None:
         )
 
 
-def _deepspeed(hardware: Hardware, training: Training, world: int) -> Any:
+def _deepspeed(hardware: SettledHardware, training: Training) -> Any:
     from accelerate.utils import DeepSpeedPlugin
 
     plugin = DeepSpeedPlugin(
@@ -160,7 +161,7 @@ def _deepspeed(hardware: Hardware, training: Training, world: int) -> Any:
         gradient_clipping=training.clip_norm,
         zero3_save_16bit_model=hardware.parallel == "zero3",
     )
-    share = training.batch_size // (world * hardware.accumulate)
+    share = training.batch_size // (hardware.world * hardware.accumulate)
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
     # Without, it refuses every optimizer but its own.
     plugin.deepspeed_config["zero_allow_untested_optimizer"] = True

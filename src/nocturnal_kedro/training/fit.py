@@ -13,15 +13,22 @@ import pandas as pd
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.models import ModelOptions
-from nocturnal_kedro.series.scaler import Scaler, fit_scaler
+from nocturnal_kedro.series.scaler import fit_scaler
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.device import device_name, settle
 from nocturnal_kedro.training.forecast import EVERYTHING, Answers, answer_of_module, answer_with
 from nocturnal_kedro.training.history import gather_history
 from nocturnal_kedro.training.launch import Job, learn_on_processes
-from nocturnal_kedro.training.learn import Learnt, begin, is_deterministic, learn, require_windows
-from nocturnal_kedro.training.loop import ONE_AT_A_TIME
+from nocturnal_kedro.training.learn import (
+    Begun,
+    Learnt,
+    begin,
+    is_deterministic,
+    learn,
+    require_windows,
+)
+from nocturnal_kedro.training.loop import ONE_AT_A_TIME, Care
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.spread import Spread, fit_spread
@@ -55,16 +62,15 @@ def fit_model(
 
     hardware = settle(hardware or Hardware(), training)
     with ONE_AT_A_TIME:
-        start, scaler = begin(name, options, data, training, hardware)
-        require_apart(name, start, data)
-        earlier = start.earlier
+        begun = begin(name, options, data, training, hardware)
+        start, earlier = begun.start, begun.start.earlier
+        require_apart(begun)
         learnt, kept = Learnt.nothing(), None
         if options.strategy != "zero_shot":
             if unfinished:
-                what = describe(name, start, data, training, hardware)
-                kept = unfinished.folder_of(what)
-            learnt = _learn(name, start, scaler, data, training, hardware, kept)
-        gatherer = data.gatherer(scaler, start.channels, hardware.device)
+                kept = unfinished.folder_of(describe(begun))
+            learnt = _learn(begun, kept)
+        gatherer = begun.gatherer
         module = start.module.to(gatherer.device)
         parameters = sum(weight.numel() for weight in module.parameters())
         state = _to_keep(start)
@@ -76,7 +82,7 @@ def fit_model(
         options=start.options.model_dump(mode="json"),
         architecture=start.architecture,
         base=start.base,
-        scaler=scaler,
+        scaler=begun.scaler,
         people=tuple(sorted(learnt_from.union(earlier.people if earlier else ()))),
         state=state,
         spread=fit_spread(answer, target_NH),
@@ -98,52 +104,37 @@ def fit_model(
     )
 
 
-def _learn(
-    name: str,
-    start: Start,
-    scaler: Scaler,
-    data: Data,
-    training: Training,
-    hardware: Hardware,
-    kept: Path | None,
-) -> Learnt:
+def _learn(begun: Begun, kept: Path | None) -> Learnt:
     """In this process where one is enough, else by processes of their own; loads the result."""
+    start, hardware = begun.start, begun.hardware
     with only_one(kept):
-        if together(hardware):
+        if hardware.world > 1:
             job = Job(
-                name=name,
+                name=begun.name,
                 options=start.options.model_dump(mode="json"),
-                task=data.task,
-                training=training,
+                task=begun.data.task,
+                training=begun.training,
                 hardware=hardware,
                 checkpoints=str(kept) if kept else None,
             )
-            learnt = learn_on_processes(job, data)
+            learnt = learn_on_processes(job, begun.data)
             start.module.load_state_dict(learnt.state)
             return learnt
-        store = Checkpoints(kept, hardware.checkpoint_steps) if kept else None
-        return learn(name, start, scaler, data, training, hardware, store)
+        return learn(begun, Care(Checkpoints(kept, hardware.checkpoint_steps) if kept else None))
 
 
-def describe(
-    name: str, start: Start, data: Data, training: Training, hardware: Hardware
-) -> dict[str, Any]:
+def describe(begun: Begun) -> dict[str, Any]:
     """Whatever would make it another training, were it another."""
     return {
-        "model": name,
-        "options": start.options.model_dump(mode="json"),
-        "base": start.base,
-        "architecture": start.architecture,
-        "data": data.fingerprint(),
-        "task": data.task.model_dump(),
-        "training": training.model_dump(),
-        "parallel": hardware.parallel if together(hardware) else "ddp",
+        "model": begun.name,
+        "options": begun.start.options.model_dump(mode="json"),
+        "base": begun.start.base,
+        "architecture": begun.start.architecture,
+        "data": begun.data.fingerprint(),
+        "task": begun.data.task.model_dump(),
+        "training": begun.training.model_dump(),
+        "parallel": begun.hardware.parallel if begun.hardware.world > 1 else "ddp",
     }
-
-
-def together(hardware: Hardware) -> bool:
-    """Whether the training is one of several processes."""
-    return hardware.machines != 1 or hardware.processes != 1
 
 
 def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Training) -> Artifact:
@@ -237,14 +228,16 @@ def _to_keep(start: Start) -> dict[str, np.ndarray]:
     return {name: state[name].detach().cpu().numpy() for name in sorted(names)}
 
 
-def require_apart(name: str, start: Start, data: Data) -> None:
+def require_apart(begun: Begun) -> None:
     """Weights fitted before must not have learnt from anybody that is tested on now."""
-    if start.earlier is None or start.earlier.record["data"] == data.fingerprint():
+    earlier, data = begun.start.earlier, begun.data
+    if earlier is None or earlier.record["data"] == data.fingerprint():
         return
-    known = sorted(set(start.earlier.people) & set(data.tested_people()))
+    known = sorted(set(earlier.people) & set(data.tested_people()))
     if known:
         raise InputError(
-            f"model '{name}': the weights of '{start.options.weights}' have learnt from other "
-            f"readings or splits of {len(known)} people who are tested on now, {known[0]} among "
-            f"them. Start from weights of other people, or with the splits they were fitted to."
+            f"model '{begun.name}': the weights of '{begun.start.options.weights}' have learnt "
+            f"from other readings or splits of {len(known)} people who are tested on now, "
+            f"{known[0]} among them. Start from weights of other people, or with the splits they "
+            f"were fitted to."
         )

@@ -25,7 +25,7 @@ from nocturnal_kedro.errors import InputError, StoppedError
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.learn import Learnt
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.options import SettledHardware, Training
 from nocturnal_kedro.training.stop import SIGNALS, StopRequest
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Job(BaseModel, extra="forbid", frozen=True):
     options: dict[str, Any]  # of the model, whole
     task: Task
     training: Training
-    hardware: Hardware  # settled
+    hardware: SettledHardware
     checkpoints: str | None
 
 
@@ -153,7 +153,7 @@ def _read_outcome(folder: Path, job: Job, code: int) -> Learnt:
     )
 
 
-def _torchrun(hardware: Hardware) -> list[str]:
+def _torchrun(hardware: SettledHardware) -> list[str]:
     """On the CPU `accelerate launch` would quietly start one process alone."""
     if hardware.machines == 1:
         meet = ["--standalone"]
@@ -178,14 +178,14 @@ def _torchrun(hardware: Hardware) -> list[str]:
     ]
 
 
-def _environment(hardware: Hardware) -> dict[str, str]:
+def _environment(hardware: SettledHardware) -> dict[str, str]:
     """The cores shared out among the processes, unless somebody has done so."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(cores // int(hardware.processes), 1)
+    threads = max(cores // hardware.processes, 1)
     return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
 
-def _srun(hardware: Hardware) -> list[str]:
+def _srun(hardware: SettledHardware) -> list[str]:
     """One start for each machine of the job."""
     if hardware.machines == 1:
         return []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -14,14 +14,40 @@ from torch.utils import deterministic
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.scaler import Scaler, fit_scaler
+from nocturnal_kedro.series.windows import WindowGatherer
 from nocturnal_kedro.training.data import Data
-from nocturnal_kedro.training.loop import FORECAST, REPRESENTATION, Objective, Trained, train
-from nocturnal_kedro.training.options import Hardware, Training
-from nocturnal_kedro.training.resume import Checkpoints, State
+from nocturnal_kedro.training.loop import (
+    FORECAST,
+    REPRESENTATION,
+    Care,
+    Lessons,
+    Manner,
+    Objective,
+    Trained,
+    train,
+)
+from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
+from nocturnal_kedro.training.resume import State
 from nocturnal_kedro.training.start import Start, start_model, tell_scale
-from nocturnal_kedro.training.stop import StopRequest
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A model before its first step, and all that its training follows from."""
+
+    name: str
+    start: Start
+    scaler: Scaler
+    data: Data
+    training: Training
+    hardware: SettledHardware
+
+    @cached_property
+    def gatherer(self) -> WindowGatherer:
+        """Its windows, on the device: laid out when they are first asked for."""
+        return self.data.gatherer(self.scaler, self.start.channels, self.hardware.device)
 
 
 @dataclass(frozen=True)
@@ -42,8 +68,8 @@ class Learnt:
 
 
 def begin(
-    name: str, options: Any, data: Data, training: Training, hardware: Hardware
-) -> tuple[Start, Scaler]:
+    name: str, options: Any, data: Data, training: Training, hardware: SettledHardware
+) -> Begun:
     """The model before its first step, the same in every process of the same seed."""
     torch.manual_seed(training.seed)
     torch.use_deterministic_algorithms(is_deterministic(hardware))
@@ -53,7 +79,7 @@ def begin(
     start = start_model(name, options, data.task)
     scaler = start.earlier.scaler if start.earlier else fit_scaler(data.corpus, data.splits)
     tell_scale(start.module, scaler)
-    return start, scaler
+    return Begun(name, start, scaler, data, training, hardware)
 
 
 def is_deterministic(hardware: Hardware) -> bool:
@@ -61,43 +87,25 @@ def is_deterministic(hardware: Hardware) -> bool:
     return hardware.device == "cpu"
 
 
-def learn(
-    name: str,
-    start: Start,
-    scaler: Scaler,
-    data: Data,
-    training: Training,
-    hardware: Hardware,
-    checkpoints: Checkpoints | None = None,
-    stop: StopRequest | None = None,
-    watch: Callable[[int, float], None] | None = None,
-) -> Learnt:
+def learn(begun: Begun, care: Care) -> Learnt:
     """Train what may be trained and leave the best of it in the module.
 
     Raises `InputError` where no window is left, and where training changed nothing.
     """
-    module, rate = start.module, start.options.learning_rate
-    gatherer = data.gatherer(scaler, start.channels, hardware.device)
-    rows = data.rows_around_anchor(training.anchor_hours)
+    name, data, hardware = begun.name, begun.data, begun.hardware
+    module, options = begun.start.module, begun.start.options
+    rate, from_scratch = options.learning_rate, options.strategy == "from_scratch"
+    rows = data.rows_around_anchor(begun.training.anchor_hours)
     require_windows(name, "training", rows)
     validation_rows = data.night_rows("validation")
+    manner = Manner(begun.training, rate, hardware, judge_start=options.strategy == "fine_tune")
 
-    def run(part: nn.Module, stage: str, objective: Objective, told: str) -> Trained:
-        trained = train(
-            part,
-            gatherer,
-            data.sampler(rows, training),
-            validation_rows,
-            training,
-            rate,
-            told,
-            objective=objective,
-            hardware=hardware,
-            checkpoints=checkpoints and checkpoints.of_stage(stage),
-            stop=stop,
-            watch=watch if objective is FORECAST else None,
-            judge_start=start.options.strategy == "fine_tune",
-        )
+    def run(part: nn.Module, told: str, stage: str, objective: Objective) -> Trained:
+        sampler = data.sampler(rows, begun.training)
+        lessons = Lessons(begun.gatherer, sampler, validation_rows, objective)
+        kept = care.checkpoints and care.checkpoints.of_stage(stage)
+        watch = care.watch if objective is FORECAST else None
+        trained = train(part, told, lessons, manner, Care(kept, care.stop, watch))
         if hardware.parallel == "ddp":  # shards stay with their processes
             part.load_state_dict(trained.state)
         logs.append(trained.log.assign(stage=stage))
@@ -108,7 +116,7 @@ def learn(
     learning = {id(w): w.numel() for w in module.parameters() if w.requires_grad}
     pretraining: nn.Module | None = getattr(module, "pretraining", None)
     seconds = 0.0
-    if pretraining is not None and start.options.strategy == "from_scratch":
+    if pretraining is not None and from_scratch:
         if hardware.parallel != "ddp":
             raise InputError(
                 f"model '{name}' is trained in two stages, and parallel {hardware.parallel} keeps "
@@ -118,12 +126,11 @@ def learn(
         frozen = [weight for weight in pretraining.parameters() if not weight.requires_grad]
         pretraining.requires_grad_(True)
         learning |= {id(weight): weight.numel() for weight in pretraining.parameters()}
-        seconds += run(
-            pretraining, "representation", REPRESENTATION, f"{name}, representation"
-        ).seconds
+        told, stage = f"{name}, representation", "representation"
+        seconds += run(pretraining, told, stage, REPRESENTATION).seconds
         for weight in frozen:
             weight.requires_grad_(False)
-    trained = run(module, "forecast", FORECAST, name)
+    trained = run(module, name, "forecast", FORECAST)
     if trained.state:  # of shards, the first process alone has the whole
         _require_changed(name, before, trained, rate)
         _warn_of_harm(name, trained, rate)

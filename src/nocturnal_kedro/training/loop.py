@@ -24,7 +24,7 @@ from nocturnal_kedro.models import Forecast
 from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.device import start_accelerator
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.options import SettledHardware, Training
 from nocturnal_kedro.training.resume import Checkpoints, Progress, State
 from nocturnal_kedro.training.sampler import Sampler
 from nocturnal_kedro.training.stop import StopRequest
@@ -33,6 +33,38 @@ from nocturnal_kedro.training.stop import StopRequest
 # built and trained one after the other, or their numbers would mix.
 ONE_AT_A_TIME = threading.Lock()
 LOOK_STEPS = 10  # between looks at the losses and at who asks to stop: each waits for the device
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is taught: the windows of the steps, and those that choose the epoch.
+
+    Rows are origins in the gatherer's corpus (int64).
+    """
+
+    gatherer: WindowGatherer
+    sampler: Sampler
+    validation_rows: np.ndarray
+    objective: Objective
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How it is taught, and by what."""
+
+    training: Training
+    learning_rate: float
+    hardware: SettledHardware
+    judge_start: bool = False  # the log begins with the weights at the start, as epoch 0
+
+
+@dataclass(frozen=True)
+class Care:
+    """Where a training is kept, who may stop it, and who is told of each epoch and its score."""
+
+    checkpoints: Checkpoints | None = None
+    stop: StopRequest | None = None
+    watch: Callable[[int, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,32 +77,15 @@ class Trained:
     seconds: float
 
 
-def train(
-    module: nn.Module,
-    gatherer: WindowGatherer,
-    sampler: Sampler,
-    validation_rows: np.ndarray,
-    training: Training,
-    learning_rate: float,
-    name: str,
-    *,
-    objective: Objective | None = None,
-    hardware: Hardware | None = None,
-    checkpoints: Checkpoints | None = None,
-    stop: StopRequest | None = None,
-    watch: Callable[[int, float], None] | None = None,
-    judge_start: bool = False,
-) -> Trained:
-    """Fit `module` to the sampler's windows; early stopping sees `validation_rows` alone.
+def train(module: nn.Module, name: str, lessons: Lessons, manner: Manner, care: Care) -> Trained:
+    """Teach `module`; early stopping sees the validation rows alone.
 
-    Rows are origins in the gatherer's corpus (int64). The objective is FORECAST where none is
-    given, the hardware one CPU. `watch` is told each epoch's number and score. With `judge_start`
-    the log begins with the weights at the start, as epoch 0, which is never the best. Every
-    process of a training calls it; the first one's value counts. Raises `InputError` when the loss
-    is no longer finite and where the hardware is not what was asked for, `StoppedError` when told
-    to stop.
+    Epoch 0 is never the best. Every process of a training calls it; the first one's value counts.
+    Raises `InputError` when the loss is no longer finite and where the hardware is not what was
+    asked for, `StoppedError` when told to stop.
     """
-    objective, hardware = objective or FORECAST, hardware or Hardware()
+    training, hardware, learning_rate = manner.training, manner.hardware, manner.learning_rate
+    objective, checkpoints = lessons.objective, care.checkpoints
     total_steps = training.epochs * training.steps_per_epoch
     accelerator = start_accelerator(hardware, training)
     if accelerator.process_index:  # its dropout is to differ from the first one's
@@ -97,7 +112,7 @@ def train(
         scored = ema.module if ema is not None else module
         share = max(training.batch_size // accelerator.num_processes, 1)
         validation_loss, score = objective.validate(
-            scored, gatherer, validation_rows, share, accelerator
+            scored, lessons.gatherer, lessons.validation_rows, share, accelerator
         )
         epoch = progress.step // training.steps_per_epoch
         progress.epochs.append(
@@ -113,27 +128,27 @@ def train(
         if epoch and score < progress.best:
             progress.best, progress.best_epoch = score, epoch
             best_state = _whole_state(scored, accelerator)
-            if checkpoints and accelerator.is_main_process:
-                checkpoints.keep_best(best_state, epoch)
-        if watch and epoch:
-            watch(epoch, score)
+            if checkpoints:
+                checkpoints.keep_best(accelerator, best_state, epoch)
+        if care.watch and epoch:
+            care.watch(epoch, score)
         late = epoch - progress.best_epoch >= training.patience
         progress.over = late or progress.step == total_steps
 
     losses: list[Tensor] = []  # not yet looked at
     with (
-        stop or StopRequest() as stopping,
+        care.stop or StopRequest() as stopping,
         progress_bar(total_steps, name, progress.step, accelerator.is_main_process) as bar,
     ):
-        if judge_start and not progress.step:
+        if manner.judge_start and not progress.step:
             judge([])
         module.train()
         while not progress.over:
             # A scheduler would be stepped once for each process, and have a state to keep.
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(progress.step)
-            rows = sampler.rows_of_step(progress.step)
-            losses.append(_backward(module, gatherer, rows, objective, accelerator, hardware))
+            rows = lessons.sampler.rows_of_step(progress.step)
+            losses.append(_backward(module, rows, lessons, accelerator, hardware.accumulate))
             accelerator.clip_grad_norm_(trainable, training.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -176,25 +191,23 @@ def _start_ema(
 
 def _backward(
     module: nn.Module,
-    gatherer: WindowGatherer,
     rows_W: np.ndarray,
-    objective: Objective,
+    lessons: Lessons,
     accelerator: Accelerator,
-    hardware: Hardware,
+    parts: int,
 ) -> Tensor:
     """Gradients of the mean loss over all windows of a step; returns this process's part of it.
 
     The mean is over what is observed in all of them: a mean of the processes' means would differ.
     Each process has the corpus and counts by itself.
     """
+    gatherer, objective = lessons.gatherer, lessons.objective
     processes, own = accelerator.num_processes, accelerator.process_index
     count = objective.count(gatherer, torch.from_numpy(rows_W).to(gatherer.device)).clamp(min=1)
     whole = torch.zeros((), device=gatherer.device)
-    parts = rows_W.reshape(hardware.accumulate, processes, -1)[:, own]
-    for number, part in enumerate(parts):
+    for number, part in enumerate(rows_W.reshape(parts, processes, -1)[:, own]):
         batch = gatherer.gather(torch.from_numpy(part).to(gatherer.device))
-        last = number == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(module):
+        with nullcontext() if number == parts - 1 else accelerator.no_sync(module):
             values, observed = objective.loss(module, batch)
             # Gradients are averaged over processes, so each one's sum is scaled up by their number.
             loss = (values * observed).sum() * processes / count

@@ -55,3 +55,15 @@ class Hardware(BaseModel, extra="forbid", frozen=True):
         if self.device == "cpu" and self.processes == "auto":
             raise ValueError("processes auto counts GPUs: on the CPU give their number")
         return self
+
+
+class SettledHardware(Hardware, frozen=True):
+    """The same where it is known what `auto` stands for: see `device.settle`."""
+
+    processes: Count = 1
+    machines: Count = 1
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return self.machines * self.processes

@@ -28,10 +28,7 @@ SIZES = {
     "ttm": ("d_model", "layers", "decoder_d_model"),
 }
 RANK = "lora.rank"  # of any model: as the sizes
-RATE, RATE_TIMES = (
-    "learning_rate",
-    10,
-)  # of any model: from a tenth to ten times that of its options
+RATE, RATE_TIMES = "learning_rate", 10  # of any model: from a tenth to ten times its options'
 DROPOUT, MOST_DROPOUT = "network.dropout", 0.5  # of any network that has it
 TRAINING = "training"
 # Trials are told apart epoch by epoch, at one seed.

@@ -21,8 +21,8 @@ from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.device import settle
 from nocturnal_kedro.training.fit import describe, require_apart
 from nocturnal_kedro.training.learn import begin, learn, require_windows
-from nocturnal_kedro.training.loop import FORECAST, ONE_AT_A_TIME
-from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.loop import FORECAST, ONE_AT_A_TIME, Care
+from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.space import (
     Choice,
@@ -77,12 +77,12 @@ def search(
     require_tunable(name, options, trials, hardware)
     data.require_frozen()
     require_windows(name, "validation", data.night_rows("validation"))
-    hardware = settle(hardware, training)
+    settled = settle(hardware, training)
     space = space_of(name, given, training, tuning)
     with ONE_AT_A_TIME:
-        start, _ = begin(name, options, data, training, hardware)
-        require_apart(name, start, data)
-        what = describe(name, start, data, training, hardware) | {
+        begun = begin(name, options, data, training, settled)
+        require_apart(begun)
+        what = describe(begun) | {
             "space": {n: t.model_dump() if isinstance(t, Range) else t for n, t in space.items()},
             "tuning": tuning.model_dump(exclude={"space"}),
         }
@@ -96,7 +96,7 @@ def search(
                 values = _draw(trial := _take_up(study), space, training.seed)
                 logger.info("trial %d, of %d: %s", number + 1, trials, told(values))
                 _, tried, trained = with_values(name, given, training, values)
-                _try(trial, name, tried, data, trained, hardware, _room(folder, number))
+                _try(trial, name, tried, data, trained, settled, _room(folder, number))
             _room(folder, number)
     table = _table(_ended(study), space)
     if not (table["state"] == "complete").any():
@@ -113,7 +113,7 @@ def _try(
     options: Any,
     data: Data,
     training: Training,
-    hardware: Hardware,
+    hardware: SettledHardware,
     room: Path,
 ) -> None:
     """Train, and tell the study how it went; a trial that goes badly is ended early.
@@ -133,9 +133,8 @@ def _try(
 
     started, state, failure = time.perf_counter(), TrialState.PRUNED, ""
     try:
-        start, scaler = begin(name, options, data, training, hardware)
-        checkpoints = Checkpoints(room, hardware.checkpoint_steps)
-        learn(name, start, scaler, data, training, hardware, checkpoints, watch=watch)
+        kept = Checkpoints(room, hardware.checkpoint_steps)
+        learn(begin(name, options, data, training, hardware), Care(kept, watch=watch))
         state = TrialState.COMPLETE
     except TrialPruned:
         pass

@@ -21,6 +21,7 @@ from nocturnal_kedro.training.launch import (
     write_outcome,
 )
 from nocturnal_kedro.training.learn import begin, learn
+from nocturnal_kedro.training.loop import Care
 from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.stop import StopRequest
 
@@ -42,18 +43,10 @@ def main(folder: Path) -> None:
             if job.hardware.device == "gpu":
                 _take_own_gpu()
             options = plugins.options("model", job.name, job.options)
-            start, scaler = begin(job.name, options, data, job.training, job.hardware)
+            begun = begin(job.name, options, data, job.training, job.hardware)
             kept = Path(job.checkpoints) if job.checkpoints else None
-            learnt = learn(
-                job.name,
-                start,
-                scaler,
-                data,
-                job.training,
-                job.hardware,
-                Checkpoints(kept, job.hardware.checkpoint_steps) if kept else None,
-                stop,
-            )
+            steps = job.hardware.checkpoint_steps
+            learnt = learn(begun, Care(Checkpoints(kept, steps) if kept else None, stop))
         if first:
             write_learnt(learnt, folder)
     except StoppedError as stopped:
