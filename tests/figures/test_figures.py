@@ -6,6 +6,12 @@ import pytest
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import line_styles, tint
+from nocturnal_kedro.figures.alarms import (
+    decision_curve,
+    event_reliability,
+    sensitivity_by_false_alarms,
+)
+from nocturnal_kedro.figures.calibration import quantile_reliability
 from nocturnal_kedro.figures.grids import LARGEST_SAMPLE, LETTERS, TOP, error_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
@@ -13,7 +19,8 @@ from nocturnal_kedro.figures.nights import choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.clinical import GRIDS, ZONES
-from nocturnal_kedro.metrics.scores import score_forecasts
+from nocturnal_kedro.metrics.forecasts import QUANTILES, lay_out
+from nocturnal_kedro.metrics.scores import score_points
 
 STYLES = line_styles(["m"], ["last_value"])
 
@@ -22,7 +29,8 @@ STYLES = line_styles(["m"], ["last_value"])
 def origins() -> pd.DataFrame:
     days = pd.date_range("2026-01-05", periods=6, freq="D")
     splits = ["patient"] * 3 + ["temporal"] * 3
-    return pd.DataFrame({"source": "s", "subject": "a", "origin": days, "split": splits})
+    people = [*"bba", *"ccc"]
+    return pd.DataFrame({"source": "s", "subject": people, "origin": days, "split": splits})
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +41,15 @@ def forecasts(origins: pd.DataFrame) -> pd.DataFrame:
     frame["target_mg_dl"] = np.where(night.isin([1, 4]), 65.0, 120.0) + frame["step"] / 10
     frame["forecast_mg_dl"] = frame["target_mg_dl"] + night + 1
     frame.loc[frame["step"] == 3, "target_mg_dl"] = np.nan
-    for level, away in (
-        (0.01, -40),
-        (0.05, -30),
-        (0.1, -20),
-        (0.25, -10),
-        (0.75, 10),
-        (0.9, 20),
-        (0.95, 30),
-        (0.99, 40),
-    ):
-        frame[f"q{level:g}"] = frame["forecast_mg_dl"] + away
+    for number, name in enumerate(QUANTILES):
+        frame[name] = frame["forecast_mg_dl"] + 4 * (number - 10)
     return frame
 
 
 @pytest.fixture(scope="module")
 def scores(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([score_forecasts(forecasts, origins, "e", name) for name in STYLES])
+    by_cell, _ = score_points(lay_out(forecasts, origins, "m"))
+    return pd.concat([by_cell.assign(model=name) for name in STYLES])
 
 
 def test_error_and_bias_by_horizon(scores: pd.DataFrame) -> None:
@@ -58,8 +58,9 @@ def test_error_and_bias_by_horizon(scores: pd.DataFrame) -> None:
     assert set(curves) == {(name, axis) for name in STYLES for axis in ("x", "x2")}
     patient = curves["m", "x"]
     assert 3 not in patient.x  # nothing was observed there
-    np.testing.assert_allclose(patient.y, np.sqrt(np.mean([1.0, 4, 9])))
-    np.testing.assert_allclose(bias.data[0].y, 2.0)
+    # One has the nights that are 1 and 2 off, low and not; another the one that is 3 off.
+    np.testing.assert_allclose(patient.y, (np.sqrt((1 + 4) / 2) + 3) / 2)
+    np.testing.assert_allclose(bias.data[0].y, (1.5 + 3) / 2)
     assert curves["m", "x2"].y[0] == pytest.approx(np.sqrt(np.mean([16.0, 25, 36])))
 
 
@@ -78,7 +79,7 @@ def test_sample_nights_draw_truth_forecast_and_bands(
     forecasts: pd.DataFrame, origins: pd.DataFrame
 ) -> None:
     chosen = choose_nights(forecasts, origins).head(2)
-    without = forecasts.drop(columns=[c for c in forecasts if c.startswith("q0")])
+    without = forecasts.drop(columns=[c for c in forecasts if c.startswith("q")])
     figure = sample_nights({"m": forecasts, "last_value": without}, chosen, STYLES)
     bands = [trace for trace in figure.data if trace.fill == "toself"]
     assert len(bands) == 2 * 2  # two bands a night, of the one model that has quantiles
@@ -153,3 +154,96 @@ def test_learning_curve_marks_the_epoch_that_was_kept() -> None:
 
 def test_tint() -> None:
     assert tint("#0072B2", 0.3) == "rgba(0,114,178,0.3)"
+
+
+TRADE = pd.DataFrame(
+    [
+        # split, low, model, threshold, sensitivity, false alarms a week, net benefit, always
+        ("patient", "low", "m", 0.0, 100, 4.2, 0.40, 0.40),
+        ("patient", "low", "m", 0.2, 90, 2.1, 0.29, 0.25),
+        ("patient", "low", "m", 0.4, 50, 0.7, 0.13, 0.0),
+        ("patient", "low", "last_value", 0.3, 60, 3.5, 0.05, 0.14),
+        ("temporal", "low", "m", 0.1, 80, 1.4, 0.15, 0.11),
+        ("temporal", "low", "m", 0.7, 10, 0.2, 0.01, -0.9),
+        ("temporal", "very_low", "m", 0.1, 33, 0.3, 0.02, 0.9),
+    ],
+    columns=["split", "low", "model", "threshold", "sensitivity_pct", "false_alarms_per_week",
+             "net_benefit", "net_benefit_always"],
+)  # fmt: skip
+
+
+def lines(figure: object, name: str) -> dict[str, object]:
+    """The traces of a name, by the axis of their panel."""
+    return {trace.xaxis: trace for trace in figure.data if trace.name == name}
+
+
+def test_sensitivity_is_drawn_by_false_alarms() -> None:
+    found = lines(sensitivity_by_false_alarms(TRADE, STYLES), "m")
+    assert list(found["x"].x) == [4.2, 2.1, 0.7]
+    assert list(found["x"].y) == [100, 90, 50]
+    assert list(found["x2"].y) == [80, 10]
+    np.testing.assert_allclose(found["x"].customdata, [0, 20, 40])
+    [very_low] = sensitivity_by_false_alarms(TRADE, STYLES, "very_low").select_traces(
+        {"name": "m", "xaxis": "x2"}
+    )
+    assert list(very_low.y) == [33]
+
+
+def test_between_two_alarms_the_one_with_fewer_false_ones_is_drawn() -> None:
+    """With 1 a week the alarm of 2.1 cannot be had: 50 % are found, not 90 %."""
+    curve = lines(sensitivity_by_false_alarms(TRADE, STYLES), "m")["x"]
+    assert list(curve.x) == sorted(curve.x, reverse=True)
+    assert curve.line.shape == "vh"  # down first, then to fewer false alarms
+
+
+def test_decision_curve_stands_beside_always_and_never() -> None:
+    figure = decision_curve(TRADE, STYLES)
+    curves, always = lines(figure, "m"), lines(figure, "an alarm each night")
+    np.testing.assert_allclose(curves["x"].x, [20, 40])  # at 0 nobody decides
+    assert list(curves["x"].y) == [0.29, 0.13]
+    np.testing.assert_allclose(always["x"].x, [20, 30, 40])
+    assert list(always["x"].y) == [0.25, 0.14, 0.0]
+    assert list(curves["x2"].y) == [0.15]  # thresholds up to a half
+    assert [shape.y0 for shape in figure.layout.shapes] == [0, 0]
+    assert figure.layout.yaxis.range[1] == pytest.approx(1.1 * 0.40)
+
+
+def test_reliability_of_events_has_its_intervals() -> None:
+    table = pd.DataFrame(
+        [("patient", "low", "m", 30, 12.0, 20.0, 11.0, 34.0),
+         ("patient", "low", "m", 9, 55.0, 44.0, 22.0, 60.0),
+         ("patient", "low", "last_value", 39, 25.0, 26.0, 10.0, 40.0),
+         ("patient", "very_low", "m", 39, 5.0, 6.0, 1.0, 9.0)],
+        columns=["split", "low", "model", "nights", "said_pct", "happened_pct",
+                 "happened_low_pct", "happened_high_pct"],
+    )  # fmt: skip
+    figure = event_reliability(table, ("m",), STYLES)
+    diagonal, curve = figure.data
+    assert list(diagonal.x) == list(diagonal.y) == [0, 100]
+    assert (list(curve.x), list(curve.y)) == ([12, 55], [20, 44])
+    assert list(curve.error_y.array) == [14, 16]
+    assert list(curve.error_y.arrayminus) == [9, 22]
+    assert list(curve.customdata) == [30, 9]
+
+
+def test_quantile_reliability_is_the_share_less_the_level() -> None:
+    levels = [0.05, 0.5, 0.95]
+    table = pd.DataFrame(
+        {
+            "split": "temporal",
+            "model": ["m"] * 6 + ["last_value"] * 3,
+            "quantiles": ["calibrated"] * 3 + ["raw"] * 3 + ["calibrated"] * 3,
+            "level": levels * 3,
+            "under_pct": [7.0, 52, 93, 20, 60, 70, 1, 2, 3],
+            "under_low_pct": [4.0, 45, 90, 10, 50, 60, 0, 1, 2],
+            "under_high_pct": [9.0, 58, 97, 30, 70, 80, 2, 3, 4],
+        }
+    )
+    band, curve, raw = quantile_reliability(table, ("m",), STYLES).data
+    assert curve.name == "m"
+    np.testing.assert_allclose(curve.x, [5, 50, 95])
+    np.testing.assert_allclose(curve.y, [2, 2, -2])
+    np.testing.assert_allclose(raw.y, [15, 10, -25])
+    assert (curve.line.dash, raw.line.dash) == ("solid", "dot")
+    np.testing.assert_allclose(band.x, [5, 50, 95, 95, 50, 5])
+    np.testing.assert_allclose(band.y, [-1, -5, -5, 2, 8, 4])
