@@ -50,8 +50,8 @@ def test_bootstrap_of_seeds_draws_them_apart_from_people() -> None:
     values = np.random.default_rng(0).gamma(4, 8, (3, 3, 5))
     values[1, [0, 2]] = np.nan
     got = bootstrap_means(values, 40, seed=2)
-    draw = np.random.default_rng(2)
-    people = draw.multinomial(5, np.full(5, 1 / 5), size=40)
+    people = np.random.default_rng(2).multinomial(5, np.full(5, 1 / 5), size=40)
+    draw = np.random.default_rng([2, 1])
     draw.multinomial(1, [1.0], size=40)  # the one seed of the second model
     seeds = draw.multinomial(3, np.full(3, 1 / 3), size=40)
     for r, model in product(range(40), (0, 2)):

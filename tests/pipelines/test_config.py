@@ -19,11 +19,13 @@ STAGES = ("data_processing", "training", "evaluation", "reporting")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
     "answers",
-    "tally", "quality", "made_from",
+    "tally", "quality", "made_from", "outcomes",
     "{experiment}.{model}.model",
     "{experiment}.{model}.unfinished", "{experiment}.{model}.searches",
     "{experiment}.{model}.winner",
-    "{experiment}.{model}.forecasts", "{experiment}.{model}.scores",
+    "{experiment}.{model}.forecasts", "{experiment}.{model}.lows",
+    "{experiment}.{model}.scores", "{experiment}.{model}.night_scores",
+    "{experiment}.{model}.level_scores",
     "{experiment}.report",
 }  # fmt: skip
 

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.slow
 KEDRO = Path(sys.executable).parent / "kedro"
 FONTS = "fonts.googleapis.com"
 # What may be previewed: no row of it is a person's.
-SHOWN = ("audit", "cost", "leaderboard", "run_record")
+SHOWN = (
+    "alarms", "audit", "breakdown", "calibration", "cost", "leaderboard", "pairs", "reliability",
+    "run_record", "trade_off", "translated",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from kedro.framework.context import KedroContext
 from kedro.runner import ThreadRunner
+from sklearn.metrics import roc_auc_score
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, StoppedError
+from nocturnal_kedro.metrics.events import LOWS
 from nocturnal_kedro.series.schema import TEST_SPLITS
 from tests.conftest import SMALL, TRAINED, Run
 
@@ -22,7 +24,8 @@ BASELINES = plugins.names("baseline")
 MEASURED = [
     "rmse_mg_dl", "rmse_pooled_mg_dl", "crps_mg_dl", "coverage_80_pct", "mae_mg_dl", "mape_pct",
     "skill_vs_last_value",
-    "clarke_a_pct", "clarke_ab_pct",
+    "clarke_a_pct", "clarke_ab_pct", "parkes_ab_pct", "dts_ab_pct", "crps_below_70_mg_dl",
+    "brier_70", "under_q0.05_pct", "win_rate",
 ]  # fmt: skip
 
 
@@ -113,11 +116,58 @@ def test_names_that_users_rely_on(finished: tuple[Path, KedroContext]) -> None:
     assert list(forecasts)[:6] == [
         "source", "subject", "origin", "step", "target_mg_dl", "forecast_mg_dl"
     ]  # fmt: skip
-    assert list(forecasts)[6:] == [f"q{k:g}" for k in (0.01, *np.arange(1, 20) / 20, 0.99)]
+    levels = [f"q{k:g}" for k in (0.01, *np.arange(1, 20) / 20, 0.99)]
+    assert list(forecasts)[6:] == [*levels, *(f"raw_{name}" for name in levels)]
+    assert list(catalog.load("nocturnal_point.last_value.forecasts"))[6:] == levels
     assert forecasts["target_mg_dl"].isna().any()  # a lost reading is no target
     for name in ("series", "corpus", "splits", "nocturnal_point.ttm.model"):
         assert catalog.exists(name)
     assert catalog.load("nocturnal_point.ttm.scores")["model"].unique().tolist() == ["ttm"]
+
+
+def test_every_table_carries_every_model(finished: tuple[Path, KedroContext]) -> None:
+    catalog = finished[1].catalog
+    models = {"ttm", "chronos2", *BASELINES}
+    for name in ("alarms", "trade_off", "reliability", "calibration", "breakdown"):
+        assert set(catalog.load(f"nocturnal_point.{name}")["model"]) == models, name
+    pairs = catalog.load("nocturnal_point.pairs")
+    every = len(models) * (len(models) - 1) // 2
+    assert pairs.groupby("split").size().to_dict() == dict.fromkeys(TEST_SPLITS, every)
+
+
+def test_what_is_said_of_a_night_is_scored_by_what_came_of_it(
+    finished: tuple[Path, KedroContext],
+) -> None:
+    """AUROC, base rate and lead of the table, from the two saved tables of nights alone."""
+    catalog = finished[1].catalog
+    told = catalog.load("nocturnal_point.ttm.lows").merge(
+        catalog.load("outcomes"), on=["source", "subject", "origin", "split"]
+    )
+    board = catalog.load("nocturnal_point.alarms").query("nights_chosen == 'all'")
+    board = board.set_index(["split", "low", "model"])
+    assert len(told) == len(catalog.load("nocturnal_point.ttm.lows"))
+    for (split, low), nights in [
+        ((split, low), told[told["split"] == split]) for split in TEST_SPLITS for low in LOWS
+    ]:
+        row = board.loc[(split, low, "ttm")]
+        happened = nights[f"{low}_happened"]
+        assert row["base_rate_pct"] == pytest.approx(100 * happened.mean())
+        if happened.nunique() == 2:
+            expected = roc_auc_score(happened, nights[f"{low}_probability"])
+            assert row["auroc"] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_a_standard_evaluation_leaves_the_clinical_part_out(run: Run, finished_copy: Path) -> None:
+    context = run(finished_copy, pipeline="evaluation,reporting", evaluation={"kind": "standard"})
+    board = board_of(context)
+    assert not [name for name in board if "clarke" in name or "brier" in name]
+    assert {"rmse_mg_dl", "crps_mg_dl", "coverage_80_pct"} <= set(board)
+    page = context.catalog.load("nocturnal_point.report")
+    assert "Lows tonight" not in page
+    assert "error grid" not in page.split('<section id="methods">')[0]
+    with pytest.raises(Exception, match="'kind' Input should be 'standard' or 'clinical'"):
+        run(finished_copy, pipeline="reporting", evaluation={"kind": "clinicl"})
 
 
 def test_report_is_one_file_with_the_numbers_of_the_leaderboard(

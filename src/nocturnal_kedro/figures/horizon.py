@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from nocturnal_kedro.figures import SPLIT_TITLES, clock, finish
+from nocturnal_kedro.metrics.forecasts import PERSON
+from nocturnal_kedro.metrics.scores import pool
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 if TYPE_CHECKING:
@@ -16,23 +17,22 @@ if TYPE_CHECKING:
 
 def error_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
     """RMSE per step: mean over people of sqrt(mse), so that each counts once; a panel per split."""
-    return _by_step(
-        scores.assign(value=np.sqrt(scores["mse"])), styles, "RMSE, mg/dL (mean over people)"
-    )
+    return _by_step(scores, "rmse_mg_dl", styles, "RMSE, mg/dL (mean over people)")
 
 
 def bias_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) -> Figure:
     """Bias per step, each person counting once; above 0 the forecast is too high."""
-    return _by_step(
-        scores.assign(value=scores["bias_mg_dl"]), styles, "Bias, mg/dL (forecast minus truth)"
-    )
+    return _by_step(scores, "bias_mg_dl", styles, "Bias, mg/dL (forecast minus truth)")
 
 
-def _by_step(scores: pd.DataFrame, styles: dict[str, dict[str, object]], title: str) -> Figure:
+def _by_step(
+    scores: pd.DataFrame, measure: str, styles: dict[str, dict[str, object]], title: str
+) -> Figure:
     from plotly.subplots import make_subplots
 
     splits = [split for split in TEST_SPLITS if split in set(scores["split"])]
-    curves = scores.groupby(["split", "model", "step"])["value"].mean()
+    people = pool(scores, ["split", "model", *PERSON, "step"])  # cells may be finer
+    curves = people.groupby(["split", "model", "step"])[measure].mean()
     figure = make_subplots(
         rows=1,
         cols=len(splits),

@@ -11,7 +11,9 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.scores import MEASURES, POINT_MEASURES, QUANTILE_MEASURES
+from nocturnal_kedro.metrics.clinical import GRIDS
+from nocturnal_kedro.metrics.forecasts import PERSON
+from nocturnal_kedro.metrics.scores import MEASURES, STANDARD, pool
 from nocturnal_kedro.metrics.significance import (
     FEWEST_NIGHTS,
     bootstrap_means,
@@ -23,7 +25,6 @@ from nocturnal_kedro.metrics.significance import (
 )
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
-PERSON = ["source", "subject"]
 RUN = ["model", "seed"]
 REFERENCE = "last_value"  # the baseline that skill and win rate are measured against
 MANDATORY = (REFERENCE, "subject_mean", "damped_trend", "climatology")
@@ -43,13 +44,29 @@ class Comparison(BaseModel, extra="forbid", frozen=True):
     night_loss: Literal["mse", "crps_mg_dl"] = "mse"  # what nights are compared by
 
 
+def build_leaderboards(
+    scores: pd.DataFrame, comparison: Comparison, by_source: bool = False
+) -> pd.DataFrame:
+    """`build_leaderboard` of all test nights, with a column source, "all"; and of each source's.
+
+    The latter only where it is asked for, and there are several sources.
+    """
+    tables = [build_leaderboard(scores, comparison).assign(source="all")]
+    sources = scores["source"].unique() if by_source else ()
+    if len(sources) > 1:
+        for source, of_source in scores.groupby("source"):
+            if of_source["split"].isin(TEST_SPLITS).any():
+                tables.append(build_leaderboard(of_source, comparison).assign(source=source))
+    return pd.concat(tables, ignore_index=True)
+
+
 def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """One row per test split and model, best first.
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
     crps_high_mg_dl, skill_vs_last_value with its interval, win_rate, each of
-    `metrics.scores.MEASURES` that was scored but mse, clarke_ab_pct beside the zones,
+    `metrics.scores.MEASURES` that was scored but mse, clarke_ab_pct and so on beside the zones,
     tied_with_best; and all but the counts again to each of `also_hours`. Where a model has several
     training seeds (a column `seed` of the scores), also seeds and rmse_seed_sd_mg_dl. All but
     `rmse_pooled_mg_dl` are subject-macro: each person counts once. The cells of the scores may be
@@ -58,10 +75,11 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     a mandatory baseline is absent.
     """
     scores = _with_seed(scores[scores["split"].isin(TEST_SPLITS)])
-    _require_same_data(scores, ("points", *POINT_MEASURES, *QUANTILE_MEASURES))
+    _require_same_data(scores, ("points", *STANDARD))
     _require_mandatory(scores["model"].unique())
     cell = ["split", *PERSON, "step"]
-    _require_same_nights(scores.groupby([*cell, *RUN])["points"].sum().unstack(RUN))
+    scores = pool(scores, [*cell, *RUN, "nights"])
+    _require_same_nights(scores.set_index([*cell, *RUN])["points"].unstack(RUN))
     tables = []
     for split, judged in scores.groupby("split"):
         table = _compare(judged, comparison)
@@ -79,7 +97,7 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """The table of one split over the steps given; the index is the model."""
     by_person = per_person(scores)
     macro = by_person.groupby("model").mean()
-    rmse_MSP = _by_seed(by_person["rmse"].unstack(PERSON))
+    rmse_MSP = _by_seed(by_person["rmse_mg_dl"].unstack(PERSON))
     rmse_MP = np.nanmean(rmse_MSP, axis=1)
     boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
     reference = macro.index.get_loc(REFERENCE)
@@ -99,7 +117,6 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     points = scores.groupby("model")["points"].sum()
     squared = (scores["mse"] * scores["points"]).groupby(scores["model"]).sum()
     nights = scores.groupby(["model", *PERSON])["nights"].max().groupby("model").sum()
-    zones = ["clarke_a_pct", "clarke_b_pct"]
     macro_MS = rmse_MSP.mean(axis=2)
     seeds = (~np.isnan(macro_MS)).sum(axis=1)
     of_seeds = {"seeds": seeds, "rmse_seed_sd_mg_dl": pd.DataFrame(macro_MS.T).std().to_numpy()}
@@ -107,18 +124,22 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
         {
             "nights": nights,
             "subjects": rmse_MP.shape[1],
-            "rmse_mg_dl": macro["rmse"],
+            "rmse_mg_dl": macro["rmse_mg_dl"],
             "rmse_low_mg_dl": low,
             "rmse_high_mg_dl": high,
             "rmse_pooled_mg_dl": np.sqrt(squared / points),
             "crps_low_mg_dl": crps_low,
             "crps_high_mg_dl": crps_high,
-            "skill_vs_last_value": 1 - macro["rmse"] / macro["rmse"].iloc[reference],
+            "skill_vs_last_value": 1 - macro["rmse_mg_dl"] / macro["rmse_mg_dl"].iloc[reference],
             "skill_low": skill_low,
             "skill_high": skill_high,
             "win_rate": win_rate(rmse_MP - rmse_MP[reference]),
-            **macro.drop(columns=["mse", "rmse"]),
-            **({"clarke_ab_pct": macro[zones].sum(axis=1)} if set(zones) <= set(macro) else {}),
+            **macro.drop(columns=["mse", "rmse_mg_dl"]),
+            **{
+                f"{grid}_ab_pct": macro[f"{grid}_a_pct"] + macro[f"{grid}_b_pct"]
+                for grid in GRIDS
+                if f"{grid}_a_pct" in macro
+            },
             "tied_with_best": ~apart,
             **(of_seeds if seeds.max() > 1 else {}),
         },
@@ -129,14 +150,11 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
 def per_person(scores: pd.DataFrame) -> pd.DataFrame:
     """Each person's metrics over all cells given, by model, seed, source and subject.
 
-    rmse = sqrt(sum points * mse / sum points); the others are means over points.
+    rmse_mg_dl = sqrt(sum points * mse / sum points); the others are means over points.
     """
-    scores = _with_seed(scores)
-    measured = [name for name in MEASURES if name in scores]
-    weighted = scores[measured].mul(scores["points"], axis=0)
-    keys = [scores[name] for name in (*RUN, *PERSON)]
-    means = weighted.groupby(keys).sum().div(scores["points"].groupby(keys).sum(), axis=0)
-    return means.assign(rmse=np.sqrt(means["mse"]))
+    keys = [*RUN, *PERSON]
+    means = pool(_with_seed(scores), keys).set_index(keys)
+    return means.drop(columns=["points", "reference_mg_dl"], errors="ignore")
 
 
 def compare_pairs(night_scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:

@@ -5,10 +5,23 @@ Errors are the values: lower is better, and a difference is the first's minus th
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 # A person's nights are too few to tell how they vary; see docs/metrics.md, "Pairs".
 FEWEST_NIGHTS = 8
+
+
+@lru_cache(maxsize=8)
+def draw_people(people: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each person is drawn in each resample, (R, P): shared by every model and metric."""
+    draws_RP = np.random.default_rng(seed).multinomial(
+        people, np.full(people, 1 / people), size=resamples
+    )
+    draws_RP = draws_RP.astype(np.float64)  # as what it is multiplied with
+    draws_RP.flags.writeable = False
+    return draws_RP
 
 
 def bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -21,8 +34,8 @@ def bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray
     """
     values_MSP = values if values.ndim == 3 else values[:, None]
     models, seeds, people = values_MSP.shape
-    draw = np.random.default_rng(seed)
-    draws_RP = draw.multinomial(people, np.full(people, 1 / people), size=resamples)
+    draws_RP = draw_people(people, resamples, seed)
+    draw = np.random.default_rng([seed, 1])
     by_seed = draws_RP @ values_MSP.reshape(models * seeds, people).T / people
     by_seed_RMS = by_seed.reshape(resamples, models, seeds)
 

@@ -10,6 +10,12 @@ import pandas as pd
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import SPLIT_TITLES, line_styles
+from nocturnal_kedro.figures.alarms import (
+    decision_curve,
+    event_reliability,
+    sensitivity_by_false_alarms,
+)
+from nocturnal_kedro.figures.calibration import quantile_reliability
 from nocturnal_kedro.figures.grids import error_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
@@ -19,6 +25,7 @@ from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
+from nocturnal_kedro.metrics.scores import LOW_TAIL, Evaluation
 from nocturnal_kedro.series.origins import KEPT, Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -26,6 +33,7 @@ from nocturnal_kedro.series.splits import SplitOptions
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+INTERVALS = ((0.25, 0.75, 50), (0.1, 0.9, 80), (0.05, 0.95, 90), (0.01, 0.99, 98))
 PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
@@ -45,19 +53,18 @@ class Content:
     experiment: str
     models: tuple[str, ...]  # trained, in the order of the colours
     baselines: tuple[str, ...]
-    leaderboard: pd.DataFrame
+    # leaderboard, pairs, alarms, trade_off, reliability, calibration, breakdown, translated, costs;
+    # origins, tally (what became of every row and night), quality (of each person's record) and
+    # audit (the leak checks)
+    tables: dict[str, pd.DataFrame]
     scores: pd.DataFrame
     forecasts: dict[str, pd.DataFrame]
-    origins: pd.DataFrame
-    tally: pd.DataFrame  # what became of every row and night
-    quality: pd.DataFrame  # one row per person
-    audit: pd.DataFrame  # the leak checks
     made_from: dict[str, Any]  # raw files of each prepared part; see sources.Part
-    costs: pd.DataFrame  # model, parameters, train_seconds, forecast_ms_per_night
     records: dict[str, dict[str, Any]]  # of the artifacts: data, task, training, seconds
     logs: dict[str, pd.DataFrame]
     sources: dict[str, str]  # name -> citation
     comparison: Comparison
+    evaluation: Evaluation
     run_record: dict[str, Any]  # see hooks.record
 
     @property
@@ -91,11 +98,16 @@ def render_report(content: Content) -> str:
             for number, section in enumerate(_sections(content))
         ],
         tables=_tables(content),
+        pairs=content.tables["pairs"].to_dict("records"),
+        alarms=_alarms(content),
+        bands=_bands(content.tables["calibration"]),
+        breakdown=_breakdown(content),
+        translated=_translated(content.tables["translated"]),
         hours=list(_horizons(content)),
         fewest=FEWEST_TO_TELL_APART,
-        tally=_tally(content.tally),
-        quality=content.quality.to_dict("records"),
-        audit=content.audit.to_dict("records"),
+        tally=_tally(content.tables["tally"]),
+        quality=content.tables["quality"].to_dict("records"),
+        audit=content.tables["audit"].to_dict("records"),
         stages=_stages(content.run_record),
         split_titles=SPLIT_TITLES,
         plotlyjs=get_plotlyjs(),
@@ -105,9 +117,10 @@ def render_report(content: Content) -> str:
 def _sections(content: Content) -> list[Section]:
     styles = line_styles(content.models, content.baselines)
     shown = content.models or content.baselines[:1]
-    chosen = choose_nights(content.forecasts[shown[0]], content.origins)
+    tables = content.tables
+    chosen = choose_nights(content.forecasts[shown[0]], tables["origins"])
     test_scores = content.scores[content.scores["split"].isin(SPLIT_TITLES)]
-    in_test = content.origins[content.origins["split"].isin(SPLIT_TITLES)]
+    in_test = tables["origins"][tables["origins"]["split"].isin(SPLIT_TITLES)]
     tested = {
         name: frame.merge(in_test, on=["source", "subject", "origin"])
         for name, frame in content.forecasts.items()
@@ -118,7 +131,7 @@ def _sections(content: Content) -> list[Section]:
             "Error with its uncertainty",
             "Subject-macro RMSE to the end of the night; bars are 95 % intervals over people. "
             "Overlapping bars alone do not make a tie: models are compared on the same people.",
-            rmse_intervals(content.leaderboard, styles),
+            rmse_intervals(tables["leaderboard"].query("source == 'all'"), styles),
         ),
         Section(
             "Error through the night",
@@ -139,15 +152,17 @@ def _sections(content: Content) -> list[Section]:
             sample_nights(nights_of, chosen, styles),
         ),
         Section(
-            "Clarke error grid",
-            f"Every observed point of the test nights, pooled; A and B are clinically acceptable. "
-            f"Forecasts are not clipped. Outside 0 to 600 mg/dL lie {_outside(nights_of)}.",
-            error_grid(nights_of),
+            "Calibration",
+            "How much more, or less, often than its level readings lie under a quantile. Dotted "
+            "are the quantiles as the model gave them, solid after they were set right on the "
+            "validation nights; bands are 95 % intervals over people.",
+            quantile_reliability(tables["calibration"], shown, styles),
         ),
+        *_clinical_sections(content, styles, nights_of),
         Section(
             "Which nights count",
             "Per person: midnights that became forecast origins, and why the others did not.",
-            nights_by_person(content.tally),
+            nights_by_person(tables["tally"]),
         ),
     ]
     if content.logs:
@@ -159,6 +174,52 @@ def _sections(content: Content) -> list[Section]:
             )
         )
     return sections
+
+
+def _clinical_sections(
+    content: Content, styles: dict[str, dict[str, object]], nights_of: dict[str, pd.DataFrame]
+) -> list[Section]:
+    """Error grids and alarms, where the evaluation is a clinical one."""
+    if content.evaluation.kind != "clinical":
+        return []
+    tables = content.tables
+    shown = content.models or content.baselines[:1]
+    return [
+        Section(
+            "Clarke error grid",
+            f"Every observed point of the test nights, pooled; A and B are clinically acceptable. "
+            f"Forecasts are not clipped. Outside 0 to 600 mg/dL lie {_outside(nights_of)}.",
+            error_grid(nights_of, "clarke"),
+        ),
+        Section(
+            "Parkes error grid, type 1",
+            "The same points in the consensus grid: Parkes et al. 2000, Pfützner et al. 2013.",
+            error_grid(nights_of, "parkes"),
+        ),
+        Section(
+            "DTS error grid",
+            "The same points in the grid of the Diabetes Technology Society: Klonoff et al. 2024.",
+            error_grid(nights_of, "dts"),
+        ),
+        Section(
+            "Alarms at midnight",
+            "Share of the nights with 15 minutes below 70 mg/dL that an alarm finds, by the false "
+            "alarms that it costs, at every threshold of P(low tonight). Dotted: one a week.",
+            sensitivity_by_false_alarms(tables["trade_off"], styles),
+        ),
+        Section(
+            "Is the probability true?",
+            "Nights told alike, and how many of them went below 70 mg/dL for 15 minutes; bars are "
+            "95 % intervals over people. On the line it is.",
+            event_reliability(tables["reliability"], shown, styles),
+        ),
+        Section(
+            "Decision curve",
+            "Net benefit of an alarm from each probability on: nights rightly alarmed, less those "
+            "alarmed for nothing at the odds of the threshold (Vickers & Elkin 2006).",
+            decision_curve(tables["trade_off"], styles),
+        ),
+    ]
 
 
 def _coverage(forecasts: dict[str, pd.DataFrame]) -> str:
@@ -195,9 +256,15 @@ def _div(figure: Figure, identifier: str) -> str:
 
 def _tables(content: Content) -> list[dict[str, Any]]:
     """Leaderboard rows ready to show, per split and horizon."""
+    by = content.tables["leaderboard"].groupby(["source", "split"], sort=True)
     return [
-        {"split": split, "hours": hours, "rows": _up_to(rows, suffix).to_dict("records")}
-        for split, rows in content.leaderboard.groupby("split", sort=True)
+        {
+            "source": source,
+            "split": split,
+            "hours": hours,
+            "rows": _up_to(rows, suffix).to_dict("records"),
+        }
+        for (source, split), rows in sorted(by, key=lambda group: group[0][0] != "all")
         for hours, suffix in _horizons(content).items()
     ]
 
@@ -209,6 +276,47 @@ def _up_to(rows: pd.DataFrame, suffix: str) -> pd.DataFrame:
         measured.columns = measured.columns.str.removesuffix(suffix)
         rows = rows[["model", "nights", "subjects"]].join(measured)
     return rows.sort_values("rmse_mg_dl")
+
+
+def _alarms(content: Content) -> list[dict[str, Any]]:
+    """A table for each split, kind of low and choice of nights, as they stand in the frame."""
+    by = ["split", "low", "nights_chosen"]
+    if content.evaluation.kind != "clinical":
+        return []
+    return [
+        dict(zip(by, key, strict=True)) | {"rows": rows.to_dict("records")}
+        for key, rows in content.tables["alarms"].groupby(by, sort=False)
+    ]
+
+
+def _bands(calibration: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the central intervals and the low tail held, of each model before and after."""
+    rows = []
+    for key, curve in calibration.groupby(["split", "model", "quantiles"]):
+        under = curve.set_index("level")["under_pct"]
+        rows.append(
+            dict(zip(("split", "model", "quantiles"), key, strict=True))
+            | {f"held_{share}": under[high] - under[low] for low, high, share in INTERVALS}
+            | {f"under_{100 * level:.0f}": under[level] for level in LOW_TAIL}
+            | {"error": (under - 100 * under.index).abs().mean()}
+        )
+    return rows
+
+
+def _breakdown(content: Content) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each dimension that tells more than one value, of the models shown."""
+    shown = (*content.models, "last_value")
+    table = content.tables["breakdown"]
+    told = table[table["model"].isin(shown)]
+    return {
+        str(by): rows.sort_values(["split", "value", "model"]).to_dict("records")
+        for by, rows in told.groupby("by", sort=False)
+        if rows["value"].nunique() > 1
+    }
+
+
+def _translated(translated: pd.DataFrame) -> list[dict[str, Any]]:
+    return translated[translated["split"].isin(SPLIT_TITLES)].to_dict("records")
 
 
 def _horizons(content: Content) -> dict[str, str]:

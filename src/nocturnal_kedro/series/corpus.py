@@ -62,6 +62,10 @@ class Corpus:
         digest.update(self.people.to_csv(index=False).encode())
         return digest.hexdigest()
 
+    def person_of(self, rows: np.ndarray) -> np.ndarray:
+        """Whose each row is: the row of `people`."""
+        return np.searchsorted(self.people["last"].to_numpy(), rows, side="right")
+
 
 ARRAYS = ("values_TC", "observed_TC", "late_T", "covered_T", "slot_of_day_T", "kernels_4K")
 LARGE = ("values_TC", "observed_TC")  # read from disk where memory cannot hold them

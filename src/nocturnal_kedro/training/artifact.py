@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.calibration import Spread
 from nocturnal_kedro.series.scaler import Scaler
-from nocturnal_kedro.training.spread import Spread
 
 DESCRIBED = ("name", "kind", "options", "architecture", "base", "people", "record")
 SUMS = "SHA256SUMS"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.calibration import Spread, fit_spread
 from nocturnal_kedro.models import ModelOptions
 from nocturnal_kedro.series.scaler import fit_scaler
 from nocturnal_kedro.training.artifact import Artifact
@@ -31,7 +32,6 @@ from nocturnal_kedro.training.learn import (
 from nocturnal_kedro.training.loop import ONE_AT_A_TIME, Care
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
-from nocturnal_kedro.training.spread import Spread, fit_spread
 from nocturnal_kedro.training.start import Start, merge
 from nocturnal_kedro.training.unfinished import Unfinished, only_one
 from nocturnal_kedro.versions import versions
@@ -85,7 +85,7 @@ def fit_model(
         scaler=begun.scaler,
         people=tuple(sorted(learnt_from.union(earlier.people if earlier else ()))),
         state=state,
-        spread=fit_spread(answer, target_NH),
+        spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows)),
         record={
             "data": data.fingerprint(),
             "task": data.task.model_dump(),
@@ -173,7 +173,9 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
         log=pd.DataFrame(),
     )
     answer, target_NH, _ = answer_with(artifact, data, validation_rows)
-    return replace(artifact, spread=fit_spread(answer, target_NH))
+    return replace(
+        artifact, spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows))
+    )
 
 
 def _count_numbers(state: dict[str, np.ndarray]) -> int | None:
@@ -212,7 +214,9 @@ def _ask_service(
         log=pd.DataFrame(),
     )
     answer, target_NH, _ = answer_with(artifact, data, validation_rows, answers=answers)
-    return replace(artifact, spread=fit_spread(answer, target_NH))
+    return replace(
+        artifact, spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows))
+    )
 
 
 def _to_keep(start: Start) -> dict[str, np.ndarray]:

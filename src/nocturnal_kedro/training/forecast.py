@@ -13,21 +13,20 @@ from torch import nn
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.calibration import calibrate
+from nocturnal_kedro.metrics.forecasts import QUANTILES, RAW
 from nocturnal_kedro.models import Answer
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.covariates import CLOCK, COVARIATES
 from nocturnal_kedro.series.origins import Task, origin_rows
-from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Channels, WindowGatherer
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.history import gather_nights, targets
 from nocturnal_kedro.training.loop import ONE_AT_A_TIME
-from nocturnal_kedro.training.spread import with_quantiles
 from nocturnal_kedro.training.start import restore_model
 
 FORECAST_BATCH = 256  # windows at a time
-QUANTILES = [f"q{level:g}" for level in QUANTILE_LEVELS]  # columns of the forecasts
 # What a baseline sees: all that a model can be given, but for the clock, which it has as a slot.
 EVERYTHING = Channels(tuple(name for name in COVARIATES if name != CLOCK))
 
@@ -44,11 +43,12 @@ def forecast(
 ) -> tuple[pd.DataFrame, float]:
     """Forecast every origin of the frozen table that is not for training; and in how many seconds.
 
-    Columns: source, subject, origin, step, target_mg_dl, forecast_mg_dl, q0.01 ... q0.99. One row
-    per origin and step, in mg/dL, never clipped; the target is NaN where unobserved. The seconds
-    are those of loading the weights and of all windows, no check counted. Raises `InputError` if
-    the artifact was fitted to other readings, splits or origins: people and nights that it has
-    seen could be among those tested here.
+    Columns: source, subject, origin, step, target_mg_dl, forecast_mg_dl, q0.01 ... q0.99, which
+    are calibrated, and, of what gives quantiles itself, raw_q0.01 ... as it gave them. One row per
+    origin and step, in mg/dL, never clipped; the target is NaN where unobserved. The seconds are
+    those of loading the weights and of all windows, no check counted. Raises `InputError` if the
+    artifact was fitted to other readings, splits or origins: people and nights that it has seen
+    could be among those tested here.
     """
     data = Data(corpus, splits, origins, Task.model_validate(artifact.record["task"]))
     if artifact.record["data"] != data.fingerprint():
@@ -61,7 +61,6 @@ def forecast(
     tested = origins[origins["split"] != "train"]
     rows = origin_rows(corpus, tested)
     answer, target_NH, seconds = answer_with(artifact, data, rows, device, answers)
-    answer = with_quantiles(answer, artifact.spread)
 
     horizon = data.task.horizon_steps
     frame = tested.loc[tested.index.repeat(horizon), ["source", "subject", "origin"]]
@@ -69,9 +68,14 @@ def forecast(
     frame["step"] = np.tile(np.arange(1, horizon + 1), len(tested))
     frame["target_mg_dl"] = target_NH.ravel()
     frame["forecast_mg_dl"] = answer.point_NH.ravel()
-    assert answer.quantiles_NHQ is not None
-    levels = pd.DataFrame(answer.quantiles_NHQ.reshape(-1, len(QUANTILES)), columns=QUANTILES)
-    return pd.concat([frame, levels], axis=1), seconds
+    quantiles = {QUANTILES: calibrate(answer.point_NH, answer.quantiles_NHQ, artifact.spread)}
+    if answer.quantiles_NHQ is not None:
+        quantiles[RAW] = answer.quantiles_NHQ
+    levels = [
+        pd.DataFrame(of_all.reshape(len(frame), -1).astype(np.float32), columns=columns)
+        for columns, of_all in quantiles.items()
+    ]
+    return pd.concat([frame, *levels], axis=1), seconds
 
 
 def answer_with(

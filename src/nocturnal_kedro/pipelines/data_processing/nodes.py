@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics import outcomes
 from nocturnal_kedro.series.audit import (
     Audited,
     AuditOptions,
@@ -77,6 +78,11 @@ def freeze_origins(
     """The frozen table of eligible origins, and the whole tally of rows and nights."""
     origins, nights_tally = build_origins(corpus, splits, task)
     return origins, pd.concat([series_tally, nights_tally], ignore_index=True)
+
+
+def describe_nights(corpus: Corpus, origins: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """What came of every frozen night: lows, rescues, and how usual lows are for the person."""
+    return outcomes.describe_nights(corpus, origins, task)
 
 
 def measure_quality(

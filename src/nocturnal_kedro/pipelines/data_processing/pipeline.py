@@ -35,6 +35,12 @@ def create_pipeline() -> Pipeline:
                 name="freeze_origins",
             ),
             node(
+                nodes.describe_nights,
+                ["corpus", "origins", "params:task"],
+                "outcomes",
+                name="describe_nights",
+            ),
+            node(
                 nodes.measure_quality,
                 ["series", "corpus", "series_tally", "overlaps"],
                 "quality",

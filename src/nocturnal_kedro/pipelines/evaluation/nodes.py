@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.metrics.scores import score_forecasts
+from nocturnal_kedro.metrics.events import foresee_lows
+from nocturnal_kedro.metrics.forecasts import lay_out
+from nocturnal_kedro.metrics.scores import Evaluation, score_levels, score_points
+from nocturnal_kedro.metrics.translate import translate
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.options import Hardware
@@ -36,13 +39,29 @@ def forecast_nights(
     }
 
 
+def foresee(artifact: Artifact, forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+    """What the forecasts say of tonight's lows, by joint paths as the artifact knows their steps
+    to hang together."""
+    told = foresee_lows(lay_out(forecasts, origins, artifact.name), artifact.spread)
+    told.insert(0, "model", artifact.name)
+    return told
+
+
 def score(
     forecasts: pd.DataFrame,
     origins: pd.DataFrame,
     cost: dict[str, Any],
+    evaluation: Evaluation,
     *,
     experiment: str,
     model: str,
-) -> pd.DataFrame:
-    """Scores by split, person and step, marked with the data that they are of."""
-    return score_forecasts(forecasts, origins, experiment, model).assign(data=cost["data"])
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Scores by person and step, by night, and by level; and under other papers' rules."""
+    laid_out = lay_out(forecasts, origins, model)
+    by_cell, by_night = score_points(laid_out, evaluation.kind)
+    tables = by_cell, by_night, score_levels(laid_out), translate(laid_out)
+    marks = {"experiment": experiment, "model": model, "data": cost["data"]}
+    of_cells, of_nights, of_levels, of_rules = (
+        pd.concat([pd.DataFrame(marks, index=table.index), table], axis=1) for table in tables
+    )
+    return of_cells, of_nights, of_levels, of_rules

@@ -10,7 +10,7 @@ from nocturnal_kedro.pipelines.evaluation import nodes
 def create_pipeline(
     experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
 ) -> Pipeline:
-    """`{experiment}.{model}.forecasts`, `.cost` and `.scores` of every model and baseline."""
+    """Of every model and baseline its forecasts, lows and cost, and all scores of them."""
     return Pipeline(
         [
             part
@@ -32,9 +32,19 @@ def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
             namespace=namespace,
         ),
         node(
+            nodes.foresee,
+            [f"{namespace}.model", f"{namespace}.forecasts", "origins"],
+            f"{namespace}.lows",
+            name="foresee",
+            namespace=namespace,
+        ),
+        node(
             update_wrapper(score, nodes.score),
-            [f"{namespace}.forecasts", "origins", f"{namespace}.cost"],
-            f"{namespace}.scores",
+            [f"{namespace}.forecasts", "origins", f"{namespace}.cost", "params:evaluation"],
+            [
+                f"{namespace}.{kind}"
+                for kind in ("scores", "night_scores", "level_scores", "translated")
+            ],
             name="score",
             namespace=namespace,
         ),

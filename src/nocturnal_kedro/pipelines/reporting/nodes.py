@@ -1,4 +1,4 @@
-"""Saved scores and forecasts -> leaderboard and report."""
+"""Saved scores and forecasts -> tables and report."""
 
 from __future__ import annotations
 
@@ -7,60 +7,95 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.metrics.compare import Comparison, build_leaderboard, require_current
+from nocturnal_kedro.metrics import alarms, breakdown, compare
+from nocturnal_kedro.metrics.compare import Comparison
+from nocturnal_kedro.metrics.scores import Evaluation
+
+# What of each model, and of all of them together, the report shows.
+OF_MODELS = ("model", "forecasts", "cost", "scores", "translated")
+TABLES = (
+    "leaderboard", "pairs", "alarms", "trade_off", "reliability", "calibration", "breakdown",
+)  # fmt: skip
+OF_DATA = ("origins", "tally", "quality", "audit")
 
 
 def rank_models(
-    comparison: Comparison, origins: pd.DataFrame, *scores: pd.DataFrame
+    comparison: Comparison, evaluation: Evaluation, origins: pd.DataFrame, *scores: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per test split and model, best first."""
+    """One row per test split and model, best first; and again of each source where asked."""
     of_all = pd.concat(scores, ignore_index=True)
-    require_current(of_all, origins)
-    return build_leaderboard(of_all, comparison)
+    compare.require_current(of_all, origins)
+    return compare.build_leaderboards(of_all, comparison, evaluation.by_source)
+
+
+def compare_pairs(comparison: Comparison, *night_scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per test split and pair of models."""
+    return compare.compare_pairs(pd.concat(night_scores, ignore_index=True), comparison)
+
+
+def judge_alarms(
+    comparison: Comparison, outcomes: pd.DataFrame, *lows: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """How alarms for a low tonight did: side by side, by threshold, and how true they are."""
+    told = pd.concat(lows, ignore_index=True)
+    return (
+        alarms.rank_alarms(told, outcomes, comparison),
+        alarms.trade_off(told, outcomes),
+        alarms.reliability(told, outcomes, comparison),
+    )
+
+
+def check_levels(comparison: Comparison, *level_scores: pd.DataFrame) -> pd.DataFrame:
+    """What each quantile held of what happened, before and after calibration."""
+    return breakdown.summarise_levels(pd.concat(level_scores, ignore_index=True), comparison)
+
+
+def break_down(
+    comparison: Comparison, quality: pd.DataFrame, *scores: pd.DataFrame
+) -> pd.DataFrame:
+    """Errors by hour, glucose, weekday, source and group; all scores, then those by night."""
+    half = len(scores) // 2
+    by_cell, by_night = (
+        pd.concat(part, ignore_index=True) for part in (scores[:half], scores[half:])
+    )
+    return breakdown.break_down(by_cell, by_night, quality, comparison)
 
 
 def write_report(
-    leaderboard: pd.DataFrame,
-    origins: pd.DataFrame,
-    tally: pd.DataFrame,
-    quality: pd.DataFrame,
-    audit: pd.DataFrame,
-    made_from: dict[str, Any],
     comparison: Comparison,
+    evaluation: Evaluation,
+    made_from: dict[str, Any],
     run_record: dict[str, Any],
-    *of_models: Any,
+    *,
     experiment: str,
     models: tuple[str, ...],
     baselines: tuple[str, ...],
+    **of_experiment: Any,
 ) -> str:
-    """The page; `of_models` are all artifacts, then all forecasts, costs and scores, in order."""
+    """The page; `of_experiment` are its tables, and of each model what it has, `ttm.forecasts`."""
     from nocturnal_kedro.report import Content, render_report
 
     names = (*models, *baselines)
-    artifacts, forecasts, costs, scores = (
-        dict(zip(names, of_models[start : start + len(names)], strict=True))
-        for start in range(0, len(of_models), len(names))
+    artifacts, forecasts, costs, scores, translated = (
+        {name: of_experiment.pop(f"{name}.{kind}") for name in names} for kind in OF_MODELS
     )
+    of_costs = [{"model": name, **cost} for name, cost in costs.items()]
+    known = of_experiment["quality"]["source"].unique()
     return render_report(
         Content(
             experiment=experiment,
             models=models,
             baselines=baselines,
-            leaderboard=leaderboard,
+            tables=of_experiment
+            | {"costs": pd.DataFrame(of_costs), "translated": pd.concat(translated.values())},
             scores=pd.concat(scores.values(), ignore_index=True),
             forecasts=forecasts,
-            origins=origins,
-            tally=tally,
-            quality=quality,
-            audit=audit,
             made_from=made_from,
-            costs=pd.DataFrame([{"model": name, **cost} for name, cost in costs.items()]),
             records={name: artifact.record for name, artifact in artifacts.items()},
             logs={name: artifacts[name].log for name in models},
-            sources={
-                name: plugins.load("source", name).TITLE for name in quality["source"].unique()
-            },
+            sources={name: plugins.load("source", name).TITLE for name in known},
             comparison=comparison,
+            evaluation=evaluation,
             run_record=run_record,
         )
     )

@@ -1,8 +1,10 @@
-"""Wiring of reporting: all models of an experiment into one table and one page."""
+"""Wiring of reporting: all models of an experiment into its tables and one page."""
 
+from collections.abc import Callable
 from functools import partial, update_wrapper
+from typing import Any
 
-from kedro.pipeline import Pipeline, node
+from kedro.pipeline import Node, Pipeline, node
 
 from nocturnal_kedro.pipelines.reporting import nodes
 
@@ -10,41 +12,65 @@ from nocturnal_kedro.pipelines.reporting import nodes
 def create_pipeline(
     experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
 ) -> Pipeline:
-    """`{experiment}.leaderboard` and `{experiment}.report` from what evaluation saved."""
+    """The tables of `nodes.TABLES` and `{experiment}.report` from what evaluation saved."""
+    names = (*models, *baselines)
 
-    def of_each(kind: str) -> list[str]:
-        return [f"{experiment}.{model}.{kind}" for model in (*models, *baselines)]
+    def of_each(*kinds: str) -> list[str]:
+        return [f"{experiment}.{model}.{kind}" for kind in kinds for model in names]
 
-    write_report = partial(
-        nodes.write_report, experiment=experiment, models=models, baselines=baselines
+    def make(function: Callable[..., Any], inputs: Any, *outputs: str) -> Node:
+        made = [f"{experiment}.{output}" for output in outputs]
+        return node(
+            function,
+            inputs,
+            made if len(made) > 1 else made[0],
+            name=function.__name__,
+            namespace=experiment,
+        )
+
+    write_report = update_wrapper(
+        partial(nodes.write_report, experiment=experiment, models=models, baselines=baselines),
+        nodes.write_report,
     )
-    kinds = ("model", "forecasts", "cost", "scores")
+    shown = {
+        "comparison": "params:comparison",
+        "evaluation": "params:evaluation",
+        "made_from": "made_from",
+        "run_record": "run_record",
+        **{name: f"{experiment}.{name}" for name in nodes.TABLES},
+        **{name: name for name in nodes.OF_DATA},
+        **{name.removeprefix(f"{experiment}."): name for name in of_each(*nodes.OF_MODELS)},
+    }
     return Pipeline(
         [
-            node(
+            make(
                 nodes.rank_models,
-                ["params:comparison", "origins", *of_each("scores")],
-                f"{experiment}.leaderboard",
-                name="rank_models",
-                namespace=experiment,
+                ["params:comparison", "params:evaluation", "origins", *of_each("scores")],
+                "leaderboard",
             ),
-            node(
-                update_wrapper(write_report, nodes.write_report),
-                [
-                    f"{experiment}.leaderboard",
-                    "origins",
-                    "tally",
-                    "quality",
-                    "audit",
-                    "made_from",
-                    "params:comparison",
-                    "run_record",
-                    *(name for kind in kinds for name in of_each(kind)),
-                ],
-                f"{experiment}.report",
-                name="write_report",
-                namespace=experiment,
+            make(
+                nodes.compare_pairs,
+                ["params:comparison", *of_each("night_scores")],
+                "pairs",
             ),
+            make(
+                nodes.judge_alarms,
+                ["params:comparison", "outcomes", *of_each("lows")],
+                "alarms",
+                "trade_off",
+                "reliability",
+            ),
+            make(
+                nodes.check_levels,
+                ["params:comparison", *of_each("level_scores")],
+                "calibration",
+            ),
+            make(
+                nodes.break_down,
+                ["params:comparison", "quality", *of_each("scores", "night_scores")],
+                "breakdown",
+            ),
+            make(write_report, shown, "report"),
         ],
         tags="reporting",
     )
