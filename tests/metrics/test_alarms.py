@@ -212,6 +212,17 @@ def test_a_night_of_which_nothing_is_known_is_named(frames: Frames) -> None:
         rank_alarms(told, outcomes[outcomes["subject"] != "p9"], COMPARISON)
 
 
+def test_nights_of_other_splits_or_of_one_model_alone_are_told(frames: Frames) -> None:
+    told, outcomes = frames
+    stale = told.assign(split=told["split"].replace("temporal", "patient"))
+    with pytest.raises(InputError, match="nothing is known of what came of 168 nights"):
+        rank_alarms(stale, outcomes, COMPARISON)
+    fewer = told.drop(index=told.index[told["model"] == "dull"][0])
+    for judge in (trade_off, lambda *of: rank_alarms(*of, COMPARISON)):
+        with pytest.raises(InputError, match="dull foresaw other nights than the rest"):
+            judge(fewer, outcomes)
+
+
 def test_the_order_of_nights_does_not_matter(frames: Frames, ranked: pd.DataFrame) -> None:
     shuffled = (some.sample(frac=1, random_state=3) for some in frames)
     assert_frame_equal(rank_alarms(*shuffled, COMPARISON), ranked)
