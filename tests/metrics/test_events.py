@@ -217,7 +217,9 @@ def test_by_hand() -> None:
     assert at.net_benefit[200] == pytest.approx((2 - 1 * 0.2 / 0.8) / 4)
     assert at.net_benefit[0] == 0.5  # of an alarm each night: the base rate
     assert np.isnan(at.precision[601])
-    assert (at.net_benefit[601:] == 0).all()
+    assert (at.net_benefit[601:1000] == 0).all()
+    assert at.net_benefit_always[200] == pytest.approx(0.5 - 0.5 * 0.2 / 0.8)
+    assert np.isnan([at.net_benefit[1000], at.net_benefit_always[1000]]).all()  # no odds of 1
 
 
 def test_without_an_event_or_without_another_night_nothing_is_said() -> None:

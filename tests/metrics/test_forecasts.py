@@ -40,6 +40,15 @@ def test_the_order_of_rows_does_not_matter() -> None:
     np.testing.assert_array_equal(shuffled.quantiles_NHQ, ordered.quantiles_NHQ[order[0]])
 
 
+def test_rows_of_two_nights_in_each_others_place_are_put_back() -> None:
+    """Every step is in its place, and not of its night."""
+    frame, origins = invent_forecasts()
+    order = np.arange(len(frame))
+    order[[2, 96 + 2]] = order[[96 + 2, 2]]
+    mixed = lay_out(frame.iloc[order].reset_index(drop=True), origins, "m")
+    np.testing.assert_array_equal(mixed.point_NH, lay_out(frame, origins, "m").point_NH)
+
+
 def test_a_point_model_has_no_quantiles_of_its_own() -> None:
     frame, origins = invent_forecasts()
     assert lay_out(frame.drop(columns=list(RAW)), origins, "m").raw_NHQ is None

@@ -81,6 +81,13 @@ def _joined(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
             f"subject '{first['subject']}', {first['origin']}: the frozen table was made anew "
             f"since. Run training and evaluation again, or give the data_root of the old run."
         )
+    nights_M = judged["model"].value_counts()
+    odd = nights_M.index[nights_M != len(judged[NIGHT].drop_duplicates())]
+    if len(odd):
+        raise InputError(
+            f"{', '.join(odd)} foresaw other nights than the rest. Run evaluation again for every "
+            f"model on the same origins."
+        )
     return judged.drop(columns="_merge")
 
 
@@ -218,8 +225,6 @@ def trade_off(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
                 continue
             whole = _counts(nights, low).pooled()
             curve = alarms(whole)
-            always = whole.events.sum() / whole.nights
-            odds_T = curve.threshold_T / np.maximum(1 - curve.threshold_T, 1e-9)
             table = pd.DataFrame(
                 {
                     "split": split,
@@ -231,7 +236,7 @@ def trade_off(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
                     "f1": curve.f1,
                     "false_alarms_per_week": NIGHTS_A_WEEK * curve.false_alarms_per_night,
                     "net_benefit": curve.net_benefit,
-                    "net_benefit_always": always - odds_T * (1 - always),
+                    "net_benefit_always": curve.net_benefit_always,
                 }
             )
             rung = at_least(whole.events + whole.others)

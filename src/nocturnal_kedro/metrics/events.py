@@ -258,8 +258,9 @@ class Alarms(NamedTuple):
     f1: np.ndarray
     false_alarms_per_night: np.ndarray  # alarms without an event, by all patient-nights
     # Vickers & Elkin 2006, Med Decis Making 26:565: true alarms less false ones, these weighed by
-    # the odds of the threshold, by all nights. To alarm never is 0; to alarm always is at t = 0.
+    # the odds of the threshold, by all nights; NaN at 1. To alarm never is 0.
     net_benefit: np.ndarray
+    net_benefit_always: np.ndarray  # of an alarm each night
 
 
 def alarms(counts: Counts) -> Alarms:
@@ -268,7 +269,7 @@ def alarms(counts: Counts) -> Alarms:
     threshold_T = np.arange(columns) / (columns - 1)
     true, false = at_least(counts.events), at_least(counts.others)
     events, nights = counts.events.sum(axis=-1)[..., None], counts.nights[..., None]
-    odds_T = threshold_T / np.maximum(1 - threshold_T, 1e-9)
+    odds_T = _ratio(threshold_T, 1 - threshold_T)
     return Alarms(
         threshold_T,
         sensitivity=_ratio(true, events),
@@ -276,6 +277,7 @@ def alarms(counts: Counts) -> Alarms:
         f1=_ratio(2 * true, true + false + events),
         false_alarms_per_night=_ratio(false, nights),
         net_benefit=_ratio(true - odds_T * false, nights),
+        net_benefit_always=_ratio(events - odds_T * (nights - events), nights),
     )
 
 
