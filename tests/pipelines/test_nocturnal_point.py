@@ -128,7 +128,7 @@ def test_names_that_users_rely_on(finished: tuple[Path, KedroContext]) -> None:
 def test_every_table_carries_every_model(finished: tuple[Path, KedroContext]) -> None:
     catalog = finished[1].catalog
     models = {"ttm", "chronos2", *BASELINES}
-    for name in ("alarms", "trade_off", "reliability", "calibration", "breakdown"):
+    for name in ("alarms", "trade_off", "reliability", "readings", "calibration", "breakdown"):
         assert set(catalog.load(f"nocturnal_point.{name}")["model"]) == models, name
     pairs = catalog.load("nocturnal_point.pairs")
     every = len(models) * (len(models) - 1) // 2

@@ -24,6 +24,7 @@ from nocturnal_kedro.metrics.events import (
     average_precision,
     brier,
     count,
+    from_table,
     lowest_threshold,
     resampled_auroc,
     resampled_average_precision,
@@ -68,6 +69,41 @@ def rank_alarms(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
                 if len(chosen):
                     key = {"split": split, "low": low, "nights_chosen": name}
                     rows += _compare(chosen, low, thresholds, comparison, key)
+    return pd.DataFrame(rows)
+
+
+def rank_readings(low_readings: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """One row per test split, kind of low and model, best AUROC first: of single readings.
+
+    `low_readings` as of `scores.count_low_readings`, with a column model. Columns: split, low,
+    model, people, readings, lows, base_rate_pct, auroc and average_precision with their 95 %
+    intervals over people, tied_with_best by AUROC.
+    """
+    rows: list[dict[str, Any]] = []
+    tested = low_readings[low_readings["split"].isin(TEST_SPLITS)]
+    for (split, low), of_low in tested.groupby(["split", "low"], sort=False):
+        person = of_low.groupby(PERSON).ngroup()
+        people = int(person.max()) + 1
+        draws_RP = draw_people(people, comparison.resamples, comparison.seed)
+        of_models, auroc_MR = [], []
+        for model, table in of_low.assign(person=person).groupby("model"):
+            counts = from_table(table, people)
+            whole = counts.pooled()
+            auroc_MR.append(resampled_auroc(counts, draws_RP))
+            precision_R = resampled_average_precision(counts, draws_RP)
+            readings, lows = int(whole.nights), int(whole.events.sum())
+            of_models.append(
+                {
+                    **{"split": split, "low": low, "model": model, "people": people},
+                    **{"readings": readings, "lows": lows},
+                    "base_rate_pct": 100 * lows / readings,
+                    "auroc": float(auroc(whole)),
+                    **_interval("auroc", auroc_MR[-1]),
+                    "average_precision": float(average_precision(whole)),
+                    **_interval("average_precision", precision_R),
+                }
+            )
+        rows += _ranked(of_models, auroc_MR, people)
     return pd.DataFrame(rows)
 
 
@@ -129,6 +165,13 @@ def _compare(
         row |= _interval("auroc", auroc_MR[-1])
         row |= _alarm(of_model, low, thresholds.get(model, np.nan))
         rows.append(row)
+    return _ranked(rows, auroc_MR, people)
+
+
+def _ranked(
+    rows: list[dict[str, Any]], auroc_MR: list[np.ndarray], people: int
+) -> list[dict[str, Any]]:
+    """The rows by their AUROC, each marked where it cannot be told from the best."""
     order = np.argsort([-row["auroc"] for row in rows], kind="stable")  # NaN last
     best = order[0]
     for number, row in enumerate(rows):

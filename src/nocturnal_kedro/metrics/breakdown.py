@@ -7,7 +7,7 @@ import pandas as pd
 
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.metrics.scores import pool
+from nocturnal_kedro.metrics.scores import MEASURES, pool
 from nocturnal_kedro.metrics.significance import bootstrap_means
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
@@ -20,6 +20,7 @@ TOLD = (
     "coverage_80_pct",
     "under_q0.05_pct",
 )
+AVERAGED = ("mse", *TOLD[1:])
 HIGH_MEDIAN_MG_DL = 154.0  # an estimated HbA1c of 7 % (Nathan et al. 2008, Diabetes Care 31:1473)
 
 
@@ -36,8 +37,13 @@ def break_down(
     when the forecast is made, so that extremes are always forecast too near the middle), weekday
     (of the origin), source, or one of the groups of people of `group_people`.
     """
-    cells = scores[scores["split"].isin(TEST_SPLITS)]
-    nights = night_scores[night_scores["split"].isin(TEST_SPLITS)]
+    cells, nights = (
+        table.loc[
+            table["split"].isin(TEST_SPLITS),
+            [name for name in table if name not in MEASURES or name in AVERAGED],
+        ]
+        for table in (scores, night_scores)
+    )
     ahead = (cells["step"] - 1) // STEPS_PER_HOUR + 1
     tables = {
         "hours ahead": cells.assign(value=ahead.map("{:02d}".format)),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.clinical import GRIDS
 from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.metrics.scores import MEASURES, STANDARD, pool
+from nocturnal_kedro.metrics.scores import LOW_MEASURES, MEASURES, STANDARD, pool
 from nocturnal_kedro.metrics.significance import (
     FEWEST_NIGHTS,
     bootstrap_means,
@@ -27,7 +27,8 @@ from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
 RUN = ["model", "seed"]
 REFERENCE = "last_value"  # the baseline that skill and win rate are measured against
-MANDATORY = (REFERENCE, "subject_mean", "damped_trend", "climatology")
+USUAL = "climatology"  # each person's training nights: what Brier scores are measured against
+MANDATORY = (REFERENCE, "subject_mean", "damped_trend", USUAL)
 LEVEL = 0.05
 # With fewer people even a model that is better for each of them is no surprise at 5 %: the signed
 # ranks of five give 2 / 2^5 = 0.06 at best, of six 0.03. More models to tell apart take more.
@@ -66,11 +67,11 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
     crps_high_mg_dl, skill_vs_last_value with its interval, win_rate, each of
-    `metrics.scores.MEASURES` that was scored but mse, clarke_ab_pct and so on beside the zones,
-    tied_with_best; and all but the counts again to each of `also_hours`. Where a model has several
-    training seeds (a column `seed` of the scores), also seeds and rmse_seed_sd_mg_dl. All but
-    `rmse_pooled_mg_dl` are subject-macro: each person counts once. The cells of the scores may be
-    finer than a step of a person.
+    `metrics.scores.MEASURES` that was scored but mse, brier_skill_70 and brier_skill_54 against
+    climatology, clarke_ab_pct and so on, tied_with_best; and all but the counts again to each of
+    `also_hours`. Where a model has several training seeds (a column `seed` of the scores), also
+    seeds and rmse_seed_sd_mg_dl. All but `rmse_pooled_mg_dl` are subject-macro: each person counts
+    once. The cells of the scores may be finer than a step of a person.
     Raises `InputError` where models were scored on different nights or fitted to different data, or
     a mandatory baseline is absent.
     """
@@ -135,6 +136,11 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "skill_high": skill_high,
             "win_rate": win_rate(rmse_MP - rmse_MP[reference]),
             **macro.drop(columns=["mse", "rmse_mg_dl"]),
+            **{
+                name.replace("brier", "brier_skill"): 1 - macro[name] / macro.loc[USUAL, name]
+                for name in LOW_MEASURES
+                if name in macro
+            },
             **{
                 f"{grid}_ab_pct": macro[f"{grid}_a_pct"] + macro[f"{grid}_b_pct"]
                 for grid in GRIDS

@@ -193,6 +193,25 @@ def auroc(counts: Counts) -> np.ndarray:
     return _ratio((counts.events * under).sum(axis=-1), pairs)
 
 
+def tabulate(counts: Counts) -> pd.DataFrame:
+    """Counts by person as rows: person (number), column, events, others; where there is a night."""
+    person, column = np.nonzero(counts.events + counts.others)
+    kept = {name: of[person, column] for name, of in counts._asdict().items()}
+    return pd.DataFrame({"person": person, "column": column, **kept})
+
+
+def from_table(rows: pd.DataFrame, people: int) -> Counts:
+    """What `tabulate` was given."""
+    shape = people, PATHS + 1
+    at = np.ravel_multi_index((rows["person"].to_numpy(), rows["column"].to_numpy()), shape)
+    return Counts(
+        *(
+            np.bincount(at, rows[name], minlength=shape[0] * shape[1]).reshape(shape)
+            for name in Counts._fields
+        )
+    )
+
+
 def resampled_auroc(counts: Counts, draws_RP: np.ndarray) -> np.ndarray:
     """`auroc` of everybody's nights, people drawn as often as `draws_RP` says, (R,).
 

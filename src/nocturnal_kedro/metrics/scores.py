@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nocturnal_kedro.metrics.calibration import LEVELS, probability
 from nocturnal_kedro.metrics.clinical import GRIDS, ZONES
-from nocturnal_kedro.metrics.events import LOWS, brier
+from nocturnal_kedro.metrics.events import LOWS, brier, count, tabulate
 from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON, Forecasts
 from nocturnal_kedro.metrics.point import (
     absolute_error,
@@ -188,6 +188,25 @@ def score_levels(forecasts: Forecasts) -> pd.DataFrame:
                 groups.assign(quantiles=stage, level=level, under_pct=share, points=points)
             )
     return pd.concat(tables, ignore_index=True).query("points > 0", engine="python")
+
+
+def count_low_readings(forecasts: Forecasts) -> pd.DataFrame:
+    """Readings by what was said of each: that it would be below a threshold, to a thousandth.
+
+    Columns: split, source, subject, low (of LOWS), column (1000 x the probability), events (those
+    that were below) and others.
+    """
+    observed_NH = forecasts.observed
+    group_N, groups = _groups(forecasts.nights, ["split", *PERSON])
+    group_X = group_N[np.nonzero(observed_NH)[0]]
+    reference_X = forecasts.target_NH[observed_NH]
+    tables = []
+    for low, threshold in LOWS.items():
+        said_X = probability(forecasts.quantiles_NHQ, threshold)[observed_NH]
+        rows = tabulate(count(said_X, reference_X < threshold, group_X, len(groups)))
+        people = groups.iloc[rows.pop("person")].reset_index(drop=True)
+        tables.append(pd.concat([people.assign(low=low), rows], axis=1))
+    return pd.concat(tables, ignore_index=True)
 
 
 def pool(scores: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -100,6 +100,7 @@ def render_report(content: Content) -> str:
         tables=_tables(content),
         pairs=content.tables["pairs"].to_dict("records"),
         alarms=_alarms(content),
+        readings=content.tables["readings"].to_dict("records"),
         bands=_bands(content.tables["calibration"]),
         breakdown=_breakdown(content),
         translated=_translated(content.tables["translated"]),

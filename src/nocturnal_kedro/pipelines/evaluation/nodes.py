@@ -10,7 +10,12 @@ import pandas as pd
 from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics.events import foresee_lows
 from nocturnal_kedro.metrics.forecasts import lay_out
-from nocturnal_kedro.metrics.scores import Evaluation, score_levels, score_points
+from nocturnal_kedro.metrics.scores import (
+    Evaluation,
+    count_low_readings,
+    score_levels,
+    score_points,
+)
 from nocturnal_kedro.metrics.translate import translate
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.training.artifact import Artifact
@@ -55,13 +60,16 @@ def score(
     *,
     experiment: str,
     model: str,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores by person and step, by night, and by level; and under other papers' rules."""
+) -> tuple[pd.DataFrame, ...]:
+    """Scores by person and step, night, level, and low reading; and under other papers' rules."""
     laid_out = lay_out(forecasts, origins, model)
-    by_cell, by_night = score_points(laid_out, evaluation.kind)
-    tables = by_cell, by_night, score_levels(laid_out), translate(laid_out)
+    tables = (
+        *score_points(laid_out, evaluation.kind),
+        score_levels(laid_out),
+        count_low_readings(laid_out),
+        translate(laid_out),
+    )
     marks = {"experiment": experiment, "model": model, "data": cost["data"]}
-    of_cells, of_nights, of_levels, of_rules = (
+    return tuple(
         pd.concat([pd.DataFrame(marks, index=table.index), table], axis=1) for table in tables
     )
-    return of_cells, of_nights, of_levels, of_rules

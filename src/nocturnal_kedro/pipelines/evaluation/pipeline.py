@@ -6,6 +6,8 @@ from kedro.pipeline import Node, Pipeline, node
 
 from nocturnal_kedro.pipelines.evaluation import nodes
 
+SCORED = ("scores", "night_scores", "level_scores", "low_readings", "translated")
+
 
 def create_pipeline(
     experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
@@ -41,10 +43,7 @@ def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
         node(
             update_wrapper(score, nodes.score),
             [f"{namespace}.forecasts", "origins", f"{namespace}.cost", "params:evaluation"],
-            [
-                f"{namespace}.{kind}"
-                for kind in ("scores", "night_scores", "level_scores", "translated")
-            ],
+            [f"{namespace}.{kind}" for kind in SCORED],
             name="score",
             namespace=namespace,
         ),

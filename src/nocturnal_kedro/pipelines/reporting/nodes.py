@@ -14,7 +14,8 @@ from nocturnal_kedro.metrics.scores import Evaluation
 # What of each model, and of all of them together, the report shows.
 OF_MODELS = ("model", "forecasts", "cost", "scores", "translated")
 TABLES = (
-    "leaderboard", "pairs", "alarms", "trade_off", "reliability", "calibration", "breakdown",
+    "leaderboard", "pairs", "alarms", "trade_off", "reliability", "readings", "calibration",
+    "breakdown",
 )  # fmt: skip
 OF_DATA = ("origins", "tally", "quality", "audit")
 
@@ -43,6 +44,11 @@ def judge_alarms(
         alarms.trade_off(told, outcomes),
         alarms.reliability(told, outcomes, comparison),
     )
+
+
+def judge_readings(comparison: Comparison, *low_readings: pd.DataFrame) -> pd.DataFrame:
+    """How well single readings below a threshold were told from the others."""
+    return alarms.rank_readings(pd.concat(low_readings, ignore_index=True), comparison)
 
 
 def check_levels(comparison: Comparison, *level_scores: pd.DataFrame) -> pd.DataFrame:

@@ -61,6 +61,11 @@ def create_pipeline(
                 "reliability",
             ),
             make(
+                nodes.judge_readings,
+                ["params:comparison", *of_each("low_readings")],
+                "readings",
+            ),
+            make(
                 nodes.check_levels,
                 ["params:comparison", *of_each("level_scores")],
                 "calibration",
