@@ -250,7 +250,7 @@ def _as_if_then(data: _Data) -> tuple[int, str]:
 
 def _same_past(then: Corpus, now: Corpus, row: int, steps: int) -> bool:
     """Whether the context up to `row` is in both; the last reading may lie before the origin."""
-    person = now.people.iloc[np.searchsorted(now.people["last"].to_numpy(), row, side="right")]
+    person = now.people.iloc[int(now.person_of(np.array(row)))]
     length = len(then.late_T)
     first = person["first"]
     begin = max(row + 1 - steps, first)

@@ -35,8 +35,7 @@ def build_origins(
     """
     rejected = reject_origins(corpus, splits, task)
     anchored = np.flatnonzero(corpus.slot_of_day_T == 0)
-    person = np.searchsorted(corpus.people["last"].to_numpy(), anchored, side="right")
-    people = corpus.people.iloc[person].reset_index(drop=True)
+    people = corpus.people.iloc[corpus.person_of(anchored)].reset_index(drop=True)
     steps = anchored - people["first"].to_numpy()
     nights = pd.DataFrame(
         {

@@ -133,7 +133,6 @@ class WindowGatherer:
 
         self._late_T = torch.from_numpy(corpus.late_T).to(device)
         self._slot_of_day_T = torch.from_numpy(corpus.slot_of_day_T).to(device)
-        self._people_last = corpus.people["last"].to_numpy()
         self._stretches_3S = _stretches(corpus, splits)
         self._starts, self._ends, self._lasts = torch.from_numpy(self._stretches_3S).to(device)
         self._steps_L = torch.arange(task.context_steps, device=device)
@@ -171,7 +170,7 @@ class WindowGatherer:
 
     def person_of(self, rows: np.ndarray) -> np.ndarray:
         """Whose each row of the corpus is: the row of `people`."""
-        return np.searchsorted(self._people_last, rows, side="right")
+        return self._corpus.person_of(rows)
 
     def _lay_out(self, length: int) -> None:
         """All stretches, with room for what lies before each, and for the targets after it."""

@@ -76,12 +76,13 @@ class Data:
     def sampler(self, rows: np.ndarray, training: Training) -> Sampler:
         """Training windows at `rows`, drawn fairly: see `Sampler`."""
         corpus = self.corpus
-        last = corpus.people["last"].to_numpy()
-        person = np.searchsorted(last, rows, side="right")
+        person = corpus.person_of(rows)
         source = pd.factorize(corpus.people["source"])[0]
         low_T = corpus.observed_TC[:, 0] & (corpus.values_TC[:, 0] < LOW_MG_DL)
         before_T = np.append(0, np.cumsum(low_T))  # how many are low before each row
-        end = np.minimum(rows + 1 + self.task.horizon_steps, last[person])
+        end = np.minimum(
+            rows + 1 + self.task.horizon_steps, corpus.people["last"].to_numpy()[person]
+        )
         ends_low = before_T[end] > before_T[rows + 1]
         return Sampler(rows, training, person, source[person], ends_low)
 

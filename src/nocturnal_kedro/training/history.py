@@ -101,4 +101,4 @@ def _person_index(corpus: Corpus, people: tuple[str, ...], rows: np.ndarray) -> 
     index = {person: number for number, person in enumerate(people)}
     names = corpus.people["source"] + "/" + corpus.people["subject"]
     index_P = np.array([index.get(name, UNSEEN) for name in names])
-    return index_P[np.searchsorted(corpus.people["last"].to_numpy(), rows, side="right")]
+    return index_P[corpus.person_of(rows)]
