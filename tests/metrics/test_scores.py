@@ -15,6 +15,7 @@ from nocturnal_kedro.metrics.scores import (
     MEASURES,
     POINT_MEASURES,
     QUANTILE_MEASURES,
+    count_low_readings,
     measures_of,
     pool,
     score_levels,
@@ -178,3 +179,20 @@ def test_whom_nothing_was_read_of_has_no_level() -> None:
     assert set(levels["quantiles"]) == {"calibrated"}
     by_cell, by_night = score_points(laid)
     assert set(by_cell["subject"]) == set(by_night["subject"]) == {"a"}
+
+
+def test_low_readings_are_counted_by_what_was_said_of_each() -> None:
+    frame, origins = invent_forecasts(5)
+    counted = count_low_readings(lay_out(frame, origins, "m"))
+    points = frame.merge(origins, on=NIGHT).dropna(subset="target_mg_dl")
+    for low, threshold in (("low", 70.0), ("very_low", 54.0)):
+        said = probability(points[list(QUANTILES)].to_numpy(), threshold)
+        expected = points.assign(
+            column=np.rint(1000 * said).astype("int64"),
+            events=points["target_mg_dl"] < threshold,
+            others=points["target_mg_dl"] >= threshold,
+        )
+        keys = ["split", "source", "subject", "column"]
+        expected = expected.groupby(keys)[["events", "others"]].sum()
+        got = counted[counted["low"] == low].set_index(keys)[["events", "others"]].sort_index()
+        assert_frame_equal(got, expected, check_dtype=False, check_index_type=False)
