@@ -149,6 +149,7 @@ def test_nothing_to_learn_from_is_said() -> None:
         fitted(windows, np.full((20, HORIZON), NAN))
 
 
+@pytest.mark.slow
 def test_the_same_at_a_seed_for_any_number_of_threads_and_kept_as_arrays(tmp_path: Path) -> None:
     draw = np.random.default_rng(4)
     windows = on_board(flat(400, 0), draw.uniform(0, 4, 400))

@@ -57,6 +57,7 @@ def test_a_runner_of_processes_is_refused_with_workers(run: Run, tmp_path: Path)
         run(tmp_path, runner=ParallelRunner(), cluster={"kind": "local"})
 
 
+@pytest.mark.slow
 def test_no_worker_is_started_for_parts_that_are_there(run: Run, tmp_path: Path) -> None:
     run(tmp_path, pipeline="data_processing")
     never = {"kind": "slurm", "start_seconds": 1}  # would fail where there is no SLURM

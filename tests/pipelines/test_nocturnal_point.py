@@ -198,6 +198,7 @@ def test_run_record_says_how_each_stage_was_made(finished: tuple[Path, KedroCont
     assert "training" not in stages["data_processing"]["parameters"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_leaderboard(
     finished: tuple[Path, KedroContext], run: Run, tmp_path: Path
 ) -> None:
