@@ -50,6 +50,7 @@ def run_with_documented(kind: str, name: str, marks: str, folder: Path, tests: l
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_model_of_the_documentation_holds_the_contract(tmp_path: Path) -> None:
     told = run_with_documented(
         "models", "gru", "class GRU", tmp_path, ["tests/models/test_contract.py", "-k", "gru"]
