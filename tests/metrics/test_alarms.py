@@ -22,7 +22,7 @@ from nocturnal_kedro.metrics.alarms import (
     reliability,
     trade_off,
 )
-from nocturnal_kedro.metrics.compare import Comparison
+from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.forecasts import NIGHT
 
 SPLITS = {"validation": (0, 9), "patient": (9, 17), "temporal": (0, 7), "train": (0, 3)}
@@ -53,7 +53,7 @@ def invent(seed: int = 0, nights: int = 12) -> Frames:
     )
     told = outcomes[[*NIGHT, "split"]]
     models = {"sharp": 0.03, "dull": 0.3}
-    told = pd.concat([told.assign(model=name) for name in models], ignore_index=True)
+    told = pd.concat([told.assign(model=name, data="d") for name in models], ignore_index=True)
     for low, share in (("low", 1.0), ("very_low", 0.4)):
         happened = draw.random(size) < share * risk
         outcomes[f"{low}_happened"] = happened
@@ -190,8 +190,8 @@ def test_thresholds_are_chosen_on_validation_alone(frames: Frames, ranked: pd.Da
 
 
 def test_without_validation_nights_there_is_no_alarm(frames: Frames) -> None:
-    told, outcomes = frames
-    table = rank_alarms(told[told["split"] != "validation"], outcomes, COMPARISON)
+    told, outcomes = (table[table["split"] != "validation"] for table in frames)
+    table = rank_alarms(told, outcomes, COMPARISON)
     alarm = ["threshold", "sensitivity_pct", "precision_pct", "f1", "lead_minutes"]
     assert table[alarm].isna().all(axis=None)
     assert table["auroc"].notna().all()
@@ -219,7 +219,7 @@ def test_nights_of_other_splits_or_of_one_model_alone_are_told(frames: Frames) -
         rank_alarms(stale, outcomes, COMPARISON)
     fewer = told.drop(index=told.index[told["model"] == "dull"][0])
     for judge in (trade_off, lambda *of: rank_alarms(*of, COMPARISON)):
-        with pytest.raises(InputError, match="dull foresaw other nights than the rest"):
+        with pytest.raises(InputError, match="dull foresaw other nights than the frozen"):
             judge(fewer, outcomes)
 
 
@@ -282,8 +282,11 @@ def test_reliability_has_the_bins_of_scipy_and_scikit_learn(
             expected = binned_statistic(said, value, statistic, RELIABILITY_EDGES).statistic
             kept = ~np.isnan(expected) & (expected > 0 if column == "nights" else True)
             np.testing.assert_allclose(rows[column], expected[kept])
-        inside = rows["happened_pct"].between(rows["happened_low_pct"], rows["happened_high_pct"])
-        assert inside.all()
+        low_end, high_end = (rows[f"happened_{end}_pct"] for end in ("low", "high"))
+        bin_of = np.digitize(said, RELIABILITY_EDGES[1:-1])
+        people = nights.groupby(bin_of)["subject"].nunique().to_numpy()
+        assert list(low_end.isna()) == list(people < FEWEST_TO_TELL_APART)
+        assert (low_end.isna() | rows["happened_pct"].between(low_end, high_end)).all()
         assert rows["nights"].sum() == len(nights)
 
     monkeypatch.setattr(alarms, "RELIABILITY_EDGES", np.linspace(0, 1, 8))  # at no thousandth

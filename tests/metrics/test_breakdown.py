@@ -59,7 +59,7 @@ def points_of(frames: Frames, model: str) -> pd.DataFrame:
         inside=100.0 * inside,
         **{
             "hours ahead": [f"{-(-step * 5 // 60):02d}" for step in points["step"]],
-            "clock hour": clock.dt.strftime("%H:00"),
+            "clock hour": (clock - pd.Timedelta(minutes=5)).dt.strftime("%H:00"),
             "weekday": points["origin"].dt.strftime("%u %A"),
             "sensor": np.where(of_person["sampling_minutes"] == 15, "every 15 min", "every 5 min"),
             "insulin": np.where(of_person["daily_dose_u"] > 0, "on record", "not on record"),

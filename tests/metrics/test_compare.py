@@ -26,6 +26,7 @@ QUICK = Comparison(resamples=500)
 MODELS = ("m", *MANDATORY)
 PERSON = ["source", "subject"]
 NIGHT = ["split", *PERSON, "origin"]
+SCORED = ["reference_mg_dl", *MEASURES]
 
 
 def invent_points(people: int = 6, models: tuple = MODELS, seed: int = 0) -> pd.DataFrame:
@@ -44,9 +45,7 @@ def invent_points(people: int = 6, models: tuple = MODELS, seed: int = 0) -> pd.
     points = points[draw.random(len(points)) < 0.9].reset_index(drop=True)
     points["band"] = draw.choice(["low", "in range", "high"], len(points))
     return pd.concat(
-        points.assign(
-            model=model, **{name: draw.gamma(2, 20 + k, len(points)) for name in MEASURES}
-        )
+        points.assign(model=model, **{name: draw.gamma(2, 20 + k, len(points)) for name in SCORED})
         for k, model in enumerate(models)
     )
 
@@ -55,7 +54,7 @@ def cells_of(points: pd.DataFrame, by: tuple[str, ...] = ("step",)) -> pd.DataFr
     nights = points.groupby(["split", *PERSON])["origin"].transform("nunique")
     keys = ["model", "split", *PERSON, "nights", *by]
     cells = points.assign(nights=nights).groupby(keys)
-    means = cells[list(MEASURES)].mean().assign(points=cells.size(), data="d")
+    means = cells[SCORED].mean().assign(points=cells.size(), data="d")
     return means.reset_index()
 
 
@@ -64,7 +63,7 @@ def people_of(errors: dict[str, list[float]], split: str = "temporal") -> pd.Dat
     return pd.concat(
         pd.DataFrame({"subject": [f"p{k:02d}" for k in range(len(rmse))]}).assign(
             model=model, source="s", split=split, step=1, nights=1, points=1, data="d",
-            **dict.fromkeys(MEASURES, 1.0) | {"mse": np.square(rmse)},
+            **dict.fromkeys(SCORED, 1.0) | {"mse": np.square(rmse)},
         )
         for model, rmse in errors.items()
     )  # fmt: skip

@@ -28,10 +28,10 @@ from nocturnal_kedro.metrics.events import (
     brier,
     count,
     event_onsets,
-    expected_onset,
     foresee_lows,
     low_events,
     lowest_threshold,
+    median_onset,
     resampled_auroc,
     resampled_average_precision,
 )
@@ -163,11 +163,11 @@ def test_onsets_are_those_of_the_paths(foreseen: tuple[np.ndarray, Spread]) -> N
         assert (got[:, :12].sum(axis=0) > 0).all()
 
 
-def test_expected_onset_is_the_median_of_the_paths_with_an_event() -> None:
+def test_median_onset_is_the_median_of_the_paths_with_an_event() -> None:
     onset = np.array([[0.1, 0.05, 0.2, 0.05], [0, 0, 0, 0], [0.25, 0, 0, 0.25], [0, 0, 0, 1]])
-    np.testing.assert_array_equal(expected_onset(onset), [3, 0, 1, 4])
+    np.testing.assert_array_equal(median_onset(onset), [3, 0, 1, 4])
     begun = np.repeat([1, 2, 3, 4], [100, 50, 200, 50])
-    assert expected_onset(onset)[0] == np.median(begun)
+    assert median_onset(onset)[0] == np.median(begun)
 
 
 def test_foreseen_lows_add_up() -> None:
@@ -180,7 +180,7 @@ def test_foreseen_lows_add_up() -> None:
     for name, threshold in LOWS.items():
         onset = event_onsets(forecasts.quantiles_NHQ, spread, threshold)
         np.testing.assert_allclose(told[f"{name}_probability"], onset.sum(axis=1))
-        np.testing.assert_array_equal(told[f"{name}_expected_onset"], expected_onset(onset))
+        np.testing.assert_array_equal(told[f"{name}_median_onset"], median_onset(onset))
         below = probability(forecasts.quantiles_NHQ, threshold)
         np.testing.assert_allclose(told[f"{name}_expected_minutes"], 5 * below.sum(axis=1))
     assert (told["very_low_probability"] < told["low_probability"]).all()

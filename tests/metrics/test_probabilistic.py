@@ -129,7 +129,7 @@ def test_a_central_interval_takes_its_own_ends_or_none() -> None:
 def test_under_quantile_by_hand() -> None:
     quantiles = np.repeat((100 + 10 * np.arange(21.0))[None], 3, axis=0)
     reference = np.array([109.9, 110, 300])
-    np.testing.assert_array_equal(under_quantile(reference, quantiles, LEVELS, 0.05), [100, 0, 0])
+    np.testing.assert_array_equal(under_quantile(reference, quantiles, LEVELS, 0.05), [100, 100, 0])
     with pytest.raises(ValueError):
         under_quantile(reference, quantiles, LEVELS, 0.02)
 

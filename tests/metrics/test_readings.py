@@ -32,7 +32,7 @@ def invent(seed: int, error: float) -> Forecasts:
 def test_readings_are_ranked_as_the_readings_themselves_say() -> None:
     good, poor = invent(0, 10.0), invent(0, 40.0)
     counted = [
-        count_low_readings(forecasts).assign(model=name)
+        count_low_readings(forecasts).assign(model=name, data="d")
         for name, forecasts in (("good", good), ("poor", poor))
     ]
     table = rank_readings(pd.concat(counted), Comparison(resamples=200))

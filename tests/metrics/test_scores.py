@@ -34,7 +34,7 @@ def unreduced(frame: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
     forecast = points["forecast_mg_dl"].to_numpy()
     quantiles = points[list(QUANTILES)].to_numpy(np.float64)
     read_at = points["origin"] + pd.to_timedelta(5 * points["step"], "min")
-    points["hour"] = read_at.dt.hour.astype("int64")
+    points["hour"] = (read_at - pd.Timedelta(minutes=5)).dt.hour.astype("int64")
     edges = [0, 53.999, 69.999, 180, 250, 1000]  # readings have one decimal
     points["band"] = pd.cut(reference, edges, labels=list(BANDS)).astype(str)
     points["reference_mg_dl"] = reference
@@ -112,7 +112,7 @@ def test_the_hour_is_the_clocks_past_midnight() -> None:
     frame, origins = invent_forecasts(people=(("s", "a", "patient", 1),), horizon=30, at="22:55")
     frame["target_mg_dl"] = 110.0
     hour = score_points(lay_out(frame, origins, "m"))[0].set_index("step")["hour"]
-    assert [hour[step] for step in (1, 12, 13, 24, 25, 30)] == [23, 23, 0, 0, 1, 1]
+    assert [hour[step] for step in (1, 2, 13, 14, 25, 26)] == [22, 23, 23, 0, 0, 1]
 
 
 def test_brier_below_is_that_of_scikit_learn() -> None:

@@ -29,8 +29,8 @@ KEDRO = Path(sys.executable).parent / "kedro"
 FONTS = "fonts.googleapis.com"
 # What may be previewed: no row of it is a person's.
 SHOWN = (
-    "alarms", "audit", "breakdown", "calibration", "cost", "leaderboard", "pairs", "readings",
-    "reliability", "run_record", "trade_off", "translated",
+    "alarms", "audit", "bands", "breakdown", "calibration", "cost", "leaderboard", "pairs",
+    "readings", "reliability", "run_record", "trade_off", "translated",
 )  # fmt: skip
 
 

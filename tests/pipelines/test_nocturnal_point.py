@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, StoppedError
 from nocturnal_kedro.metrics.events import LOWS
+from nocturnal_kedro.pipelines.reporting.nodes import TABLES
 from nocturnal_kedro.series.schema import TEST_SPLITS
 from tests.conftest import SMALL, TRAINED, Run
 
@@ -128,7 +129,7 @@ def test_names_that_users_rely_on(finished: tuple[Path, KedroContext]) -> None:
 def test_every_table_carries_every_model(finished: tuple[Path, KedroContext]) -> None:
     catalog = finished[1].catalog
     models = {"ttm", "chronos2", *BASELINES}
-    for name in ("alarms", "trade_off", "reliability", "readings", "calibration", "breakdown"):
+    for name in TABLES[2:]:
         assert set(catalog.load(f"nocturnal_point.{name}")["model"]) == models, name
     pairs = catalog.load("nocturnal_point.pairs")
     every = len(models) * (len(models) - 1) // 2

@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
+from nocturnal_kedro.metrics.compare import (
+    FEWEST_TO_TELL_APART,
+    Comparison,
+    require_same_data,
+    require_same_nights,
+)
 from nocturnal_kedro.metrics.events import (
     LOWS,
     NIGHTS_A_WEEK,
@@ -43,13 +48,14 @@ NIGHTS: dict[str, Callable[[pd.DataFrame, str], np.ndarray]] = {
     ).to_numpy(),
     "not low at the origin": lambda nights, low: (nights["last_mg_dl"] >= LOWS[low]).to_numpy(),
 }
+READING = ["split", *PERSON, "low"]
 RELIABILITY_EDGES = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
 
 
 def rank_alarms(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """One row per test split, kind of low, choice of nights and model, best AUROC first.
 
-    `told` has a column model beside those of `events.foresee_lows`; `outcomes` is of
+    `told` has the columns model and data beside those of `events.foresee_lows`; `outcomes` is of
     `outcomes.describe_nights`. Columns (see docs/metrics.md): split, low, nights_chosen, model,
     people, nights, lows, base_rate_pct; auroc, average_precision, brier and brier_skill (against
     each person's usual share) with their 95 % intervals over people; sensitivity_weekly_pct (on
@@ -75,10 +81,15 @@ def rank_alarms(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
 def rank_readings(low_readings: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """One row per test split, kind of low and model, best AUROC first: of single readings.
 
-    `low_readings` as of `scores.count_low_readings`, with a column model. Columns: split, low,
-    model, people, readings, lows, base_rate_pct, auroc and average_precision with their 95 %
-    intervals over people, tied_with_best by AUROC.
+    `low_readings` as of `scores.count_low_readings`, with the columns model and data. Columns:
+    split, low, model, people, readings, lows, base_rate_pct, auroc and average_precision with their
+    95 % intervals over people, tied_with_best by AUROC. Raises `InputError` where models were
+    fitted to different data or scored on different readings.
     """
+    require_same_data(low_readings, ("events", "others"))
+    totals = low_readings.assign(seed=0).groupby([*READING, "model", "seed"])[["events", "others"]]
+    for _, of_models in totals.sum().items():
+        require_same_nights(of_models.unstack(["model", "seed"]))
     rows: list[dict[str, Any]] = []
     tested = low_readings[low_readings["split"].isin(TEST_SPLITS)]
     for (split, low), of_low in tested.groupby(["split", "low"], sort=False):
@@ -108,6 +119,8 @@ def rank_readings(low_readings: pd.DataFrame, comparison: Comparison) -> pd.Data
 
 
 def _joined(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Raises `InputError` where models were not asked all nights of the table, and the same."""
+    require_same_data(told, tuple(f"{low}_probability" for low in LOWS))
     judged = told.merge(outcomes, on=[*NIGHT, "split"], how="left", indicator=True)
     lost = judged[judged["_merge"] != "both"]
     if len(lost):
@@ -118,11 +131,11 @@ def _joined(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
             f"since. Run training and evaluation again, or give the data_root of the old run."
         )
     nights_M = judged["model"].value_counts()
-    odd = nights_M.index[nights_M != len(judged[NIGHT].drop_duplicates())]
+    odd = nights_M.index[nights_M != (outcomes["split"] != "train").sum()]
     if len(odd):
         raise InputError(
-            f"{', '.join(odd)} foresaw other nights than the rest. Run evaluation again for every "
-            f"model on the same origins."
+            f"{', '.join(odd)} foresaw other nights than the frozen table holds. Run evaluation "
+            f"again for every model on the same origins."
         )
     return judged.drop(columns="_merge")
 
@@ -161,8 +174,7 @@ def _compare(
     for model, of_model in models.items():
         counts = _counts(of_model, low)
         auroc_MR.append(resampled_auroc(counts, draws_RP))
-        row = key | {"model": model} | _quality(of_model, low, counts, draws_RP)
-        row |= _interval("auroc", auroc_MR[-1])
+        row = key | {"model": model} | _quality(of_model, low, counts, auroc_MR[-1], draws_RP)
         row |= _alarm(of_model, low, thresholds.get(model, np.nan))
         rows.append(row)
     return _ranked(rows, auroc_MR, people)
@@ -183,7 +195,7 @@ def _ranked(
 
 
 def _quality(
-    nights: pd.DataFrame, low: str, counts: Counts, draws_RP: np.ndarray
+    nights: pd.DataFrame, low: str, counts: Counts, auroc_R: np.ndarray, draws_RP: np.ndarray
 ) -> dict[str, Any]:
     """How well the probabilities tell nights apart, and how true they are."""
     whole = counts.pooled()
@@ -202,8 +214,7 @@ def _quality(
         "lows": int(happened_N.sum()),
         "base_rate_pct": 100 * happened_N.mean(),
         "auroc": float(auroc(whole)),
-        "auroc_low": np.nan,  # its place in the table
-        "auroc_high": np.nan,
+        **_interval("auroc", auroc_R),
         "average_precision": float(average_precision(whole)),
         **_interval("average_precision", resampled_average_precision(counts, draws_RP)),
         "brier": said_P.sum() / nights_P.sum(),
@@ -293,7 +304,8 @@ def reliability(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
     """How often a low came of nights that were told alike, with bands from people drawn anew.
 
     Columns: split, low, model, nights, said_pct (mean probability of the nights of a bin),
-    happened_pct with its 95 % interval happened_low_pct to happened_high_pct.
+    happened_pct with its 95 % interval happened_low_pct to happened_high_pct, which is NaN where
+    too few people have a night in the bin to say how they differ.
     """
     judged = _joined(told, outcomes)
     rows = []
@@ -313,6 +325,8 @@ def reliability(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
                 nights_P = np.bincount(person_N[here_N], minlength=people)
                 with np.errstate(invalid="ignore"):
                     share_R = 100 * (draws_RP @ lows_P) / (draws_RP @ nights_P)
+                if np.count_nonzero(nights_P) < FEWEST_TO_TELL_APART:
+                    share_R = np.full(1, np.nan)
                 rows.append(
                     {
                         "split": split,

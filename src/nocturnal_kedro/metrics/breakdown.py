@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.metrics.scores import MEASURES, pool
+from nocturnal_kedro.metrics.scores import LOW_TAIL, MEASURES, SHARES, pool
 from nocturnal_kedro.metrics.significance import bootstrap_means
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
 
@@ -53,9 +54,17 @@ def break_down(
         "source": cells.assign(value=cells["source"]),
     }
     groups = group_people(quality)
+    unknown = cells.merge(groups, on=PERSON, how="left")["sensor"].isna()
+    if unknown.any():
+        first = cells[unknown.to_numpy()].iloc[0]
+        raise InputError(
+            f"nothing is known of the record of subject '{first['subject']}' (source "
+            f"'{first['source']}'), who was scored: quality and scores are of different runs. Run "
+            f"data_processing and evaluation again."
+        )
     for name in groups.columns.difference(PERSON, sort=False):
         of_people = groups[[*PERSON, name]].rename(columns={name: "value"})
-        tables[name] = cells.merge(of_people, on=PERSON)
+        tables[name] = cells.merge(of_people, on=PERSON, how="left", validate="many_to_one")
     broken = []
     for name, table in tables.items():
         of_values = _by_value(table, comparison)
@@ -90,6 +99,46 @@ def summarise_levels(level_scores: pd.DataFrame, comparison: Comparison) -> pd.D
         table.insert(0, "split", split)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def summarise_bands(level_scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
+    """What central intervals and the low tail held, before and after calibration.
+
+    `level_scores` as above. Columns: split, model, quantiles, people; held_50_pct … held_98_pct of
+    the central intervals, under_1_pct, under_5_pct and under_10_pct of the low tail, and error_pct,
+    the mean distance of all levels from what they held, of the mean over people; all but the last
+    with their 95 % intervals over people, as held_80_low_pct and so on.
+    """
+    tested = level_scores[level_scores["split"].isin(TEST_SPLITS)]
+    wide = tested.pivot(
+        index=["split", "model", "quantiles", *PERSON], columns="level", values="under_pct"
+    )
+    held = pd.DataFrame(
+        {
+            **{f"held_{100 * share:.0f}": _between(wide, share) for share in SHARES},
+            **{f"under_{100 * level:.0f}": wide[level] for level in LOW_TAIL},
+        }
+    )
+    rows = []
+    for key, of_people in held.groupby(["split", "model", "quantiles"]):
+        boot = bootstrap_means(of_people.to_numpy().T, comparison.resamples, comparison.seed)
+        low, high = np.quantile(boot, [0.025, 0.975], axis=0)
+        row = dict(zip(("split", "model", "quantiles"), key, strict=True))
+        row["people"] = len(of_people)
+        for number, name in enumerate(of_people):
+            row[f"{name}_pct"] = of_people[name].mean()
+            row[f"{name}_low_pct"], row[f"{name}_high_pct"] = low[number], high[number]
+        mean_Q = wide.loc[key].mean()
+        row["error_pct"] = float(np.abs(mean_Q - 100 * mean_Q.index).mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _between(wide: pd.DataFrame, share: float) -> pd.Series:
+    low, high = (
+        wide.columns[np.isclose(wide.columns, (1 + sign * share) / 2)][0] for sign in (-1, 1)
+    )
+    return wide[high] - wide[low]
 
 
 def group_people(quality: pd.DataFrame) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
-    crps_high_mg_dl, skill_vs_last_value with its interval, win_rate, each of
+    crps_high_mg_dl, skill_vs_last_value with its interval, win_rate, wql, each of
     `metrics.scores.MEASURES` that was scored but mse, brier_skill_70 and brier_skill_54 against
     climatology, clarke_ab_pct and so on, tied_with_best; and all but the counts again to each of
     `also_hours`. Where a model has several training seeds (a column `seed` of the scores), also
@@ -76,11 +76,11 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
     a mandatory baseline is absent.
     """
     scores = _with_seed(scores[scores["split"].isin(TEST_SPLITS)])
-    _require_same_data(scores, ("points", *STANDARD))
+    require_same_data(scores, ("points", "reference_mg_dl", *STANDARD))
     _require_mandatory(scores["model"].unique())
     cell = ["split", *PERSON, "step"]
     scores = pool(scores, [*cell, *RUN, "nights"])
-    _require_same_nights(scores.set_index([*cell, *RUN])["points"].unstack(RUN))
+    require_same_nights(scores.set_index([*cell, *RUN])["points"].unstack(RUN))
     tables = []
     for split, judged in scores.groupby("split"):
         table = _compare(judged, comparison)
@@ -135,7 +135,8 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "skill_low": skill_low,
             "skill_high": skill_high,
             "win_rate": win_rate(rmse_MP - rmse_MP[reference]),
-            **macro.drop(columns=["mse", "rmse_mg_dl"]),
+            "wql": macro["wql"],
+            **macro.drop(columns=["mse", "rmse_mg_dl", "wql"]),
             **{
                 name.replace("brier", "brier_skill"): 1 - macro[name] / macro.loc[USUAL, name]
                 for name in LOW_MEASURES
@@ -156,11 +157,13 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
 def per_person(scores: pd.DataFrame) -> pd.DataFrame:
     """Each person's metrics over all cells given, by model, seed, source and subject.
 
-    rmse_mg_dl = sqrt(sum points * mse / sum points); the others are means over points.
+    rmse_mg_dl = sqrt(sum points * mse / sum points), wql = sum points * crps_mg_dl / sum of the
+    readings; the others are means over points.
     """
     keys = [*RUN, *PERSON]
     means = pool(_with_seed(scores), keys).set_index(keys)
-    return means.drop(columns=["points", "reference_mg_dl"], errors="ignore")
+    means["wql"] = means["crps_mg_dl"] / means["reference_mg_dl"]
+    return means.drop(columns=["points", "reference_mg_dl"])
 
 
 def compare_pairs(night_scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
@@ -174,13 +177,13 @@ def compare_pairs(night_scores: pd.DataFrame, comparison: Comparison) -> pd.Data
     Raises `InputError` where models were scored on different nights or fitted to different data.
     """
     nights = _with_seed(night_scores[night_scores["split"].isin(TEST_SPLITS)])
-    _require_same_data(nights, ("points", "mse", "crps_mg_dl"))
+    require_same_data(nights, ("points", "mse", "crps_mg_dl"))
     wide = nights.pivot(
         index=["split", *PERSON, "origin"],
         columns=RUN,
         values=list(dict.fromkeys(["points", "mse", comparison.night_loss])),
     )
-    _require_same_nights(wide["points"])
+    require_same_nights(wide["points"])
     tables = []
     for split, judged in wide.groupby(level="split"):
         table = _pairs(judged.droplevel("split"), comparison)
@@ -281,7 +284,8 @@ def require_current(scores: pd.DataFrame, origins: pd.DataFrame) -> None:
         )
 
 
-def _require_same_data(scores: pd.DataFrame, measures: tuple[str, ...]) -> None:
+def require_same_data(scores: pd.DataFrame, measures: tuple[str, ...]) -> None:
+    """Raise `InputError` unless the measures are whole, and all models fitted to the same data."""
     lacking = [name for name in ("data", *measures) if name not in scores]
     judged = [name for name in scores if name in ("data", *measures, *MEASURES)]
     if lacking or scores[judged].isna().any().any():
@@ -307,8 +311,11 @@ def _require_mandatory(models: Collection[str]) -> None:
         )
 
 
-def _require_same_nights(points: pd.DataFrame) -> None:
-    """`points` are rows by night or cell and columns by model and seed, NaN where not scored."""
+def require_same_nights(points: pd.DataFrame) -> None:
+    """Raise `InputError` unless all models were scored at the same points.
+
+    `points` are rows by night or cell and columns by model and seed, NaN where not scored.
+    """
     of_runs = {run: points[run].to_numpy(float).tobytes() for run in points}
     usual = mode(of_runs.values())
     odd = list(dict.fromkeys(str(model) for (model, _), own in of_runs.items() if own != usual))

@@ -45,9 +45,10 @@ def low_events(glucose_NH: np.ndarray, threshold_mg_dl: float) -> LowEvents:
     Worked, every 5 minutes: 80, 69, 68, 66, 75, 90 has an event of 15 minutes that begins at step
     2; 80, 69, 68, 75, 69, 90 has none, and 15 minutes below 70.
     """
-    below_NH = _bridged(glucose_NH, threshold_mg_dl)
-    above_NH = _bridged(-glucose_NH, -threshold_mg_dl, strict=False)
-    told_NH = _bridged(0 * glucose_NH, 1.0)  # by a reading, or two close ones on either side
+    seen_NH = ~np.isnan(glucose_NH)
+    below_NH = _bridged(glucose_NH < threshold_mg_dl, seen_NH)
+    above_NH = _bridged(glucose_NH >= threshold_mg_dl, seen_NH)
+    told_NH = _bridged(seen_NH, seen_NH)  # by a reading, or two close ones on either side
     nights, horizon = below_NH.shape
     run_N, calm_N, since_N = (np.zeros(nights, np.int64) for _ in range(3))
     onset_N, longest_N = np.zeros(nights, np.int64), np.zeros(nights, np.int64)
@@ -67,21 +68,19 @@ def low_events(glucose_NH: np.ndarray, threshold_mg_dl: float) -> LowEvents:
     )
 
 
-def _bridged(values_NH: np.ndarray, threshold: float, strict: bool = True) -> np.ndarray:
-    """Where a value is below the threshold, or lies between two close readings that are."""
-    steps_H = np.arange(values_NH.shape[1])
-    seen_NH = ~np.isnan(values_NH)
-    below_NH = values_NH < threshold if strict else values_NH <= threshold  # NaN is neither
+def _bridged(holds_NH: np.ndarray, seen_NH: np.ndarray) -> np.ndarray:
+    """Where something holds for a reading, or for both of two close ones around a hole."""
+    steps_H = np.arange(seen_NH.shape[1])
     before_NH = np.maximum.accumulate(np.where(seen_NH, steps_H, -1), axis=1)
     after_NH = np.where(seen_NH, steps_H, len(steps_H))[:, ::-1]
     after_NH = np.minimum.accumulate(after_NH, axis=1)[:, ::-1]
     close_NH = (before_NH >= 0) & (after_NH < len(steps_H))
     close_NH &= after_NH - before_NH <= BRIDGED_STEPS
     both_NH = [
-        np.take_along_axis(below_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
+        np.take_along_axis(holds_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
         for at_NH in (before_NH, after_NH)
     ]
-    return np.where(seen_NH, below_NH, close_NH & both_NH[0] & both_NH[1])
+    return np.where(seen_NH, holds_NH, close_NH & both_NH[0] & both_NH[1])
 
 
 def event_onsets(
@@ -127,7 +126,7 @@ def _paths_below(scores_S: np.ndarray, threshold_N: np.ndarray) -> np.ndarray:
     return words[np.searchsorted(scores_S[order_S], threshold_N)]
 
 
-def expected_onset(onset_NH: np.ndarray) -> np.ndarray:
+def median_onset(onset_NH: np.ndarray) -> np.ndarray:
     """The step by which half of the paths with an event have begun it, (N,); 0 without any."""
     begun_NH = np.cumsum(onset_NH, axis=1)
     at_N = (begun_NH >= begun_NH[:, -1:] / 2).argmax(axis=1) + 1
@@ -136,14 +135,14 @@ def expected_onset(onset_NH: np.ndarray) -> np.ndarray:
 
 def foresee_lows(forecasts: Forecasts, spread: Spread) -> pd.DataFrame:
     """What is said of each night's lows: source, subject, origin, split, and for each of LOWS
-    `low_…` or `very_low_…`: probability (of an event tonight), expected_onset (the step by which
+    `low_…` or `very_low_…`: probability (of an event tonight), median_onset (the step by which
     half of the paths with an event have begun it, 0 without any), expected_minutes (below it).
     """
     told = forecasts.nights.copy()
     for name, threshold in LOWS.items():
         onset_NH = event_onsets(forecasts.quantiles_NHQ, spread, threshold)
         told[f"{name}_probability"] = onset_NH.sum(axis=1)
-        told[f"{name}_expected_onset"] = expected_onset(onset_NH)
+        told[f"{name}_median_onset"] = median_onset(onset_NH)
         below_NH = probability(forecasts.quantiles_NHQ, threshold)
         told[f"{name}_expected_minutes"] = below_NH.sum(axis=1) * STEP_MINUTES
     return told
@@ -247,7 +246,7 @@ def resampled_average_precision(counts: Counts, draws_RP: np.ndarray) -> np.ndar
     if len(at) > MOST_THRESHOLDS:
         shares = np.linspace(0, events_T.sum(), MOST_THRESHOLDS, endpoint=False)
         at = np.unique(at[np.searchsorted(np.cumsum(events_T[at]), shares, side="right")])
-    draws = draws_RP.astype(np.float32)  # counts are whole: 32 bits hold them
+    draws = draws_RP.astype(np.float32)  # whole numbers, which 32 bits hold up to 16 million
     found_RK, false_RK = (draws @ at_least(of_PT)[:, at].astype(np.float32) for of_PT in counts)
     events_RK = found_RK - np.pad(found_RK[:, 1:], ((0, 0), (0, 1)))
     precision_RK = found_RK / np.maximum(found_RK + false_RK, 1)

@@ -10,12 +10,13 @@ import pandas as pd
 from nocturnal_kedro.metrics.events import LOWS, PROLONGED_STEPS, LowEvents, low_events
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
 from nocturnal_kedro.series.origins import Task, origin_rows
-from nocturnal_kedro.series.schema import STEP_MINUTES
+from nocturnal_kedro.series.schema import STEP_MINUTES, STEPS_PER_DAY
 
 SUSPENDED_STEPS = 6  # half an hour without insulin: shorter ones are part of any pump's work
 # How much everybody's share of low nights weighs beside somebody's own, in nights: a person with
 # few training nights is not said to never be low.
 PRIOR_NIGHTS = 5.0
+MOST = 0.5  # of a night's slots
 
 
 def describe_nights(corpus: Corpus, origins: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -25,14 +26,14 @@ def describe_nights(corpus: Corpus, origins: pd.DataFrame, task: Task) -> pd.Dat
     `very_low_…`: happened, onset (step, 0 without), minutes, prolonged, usual (the share of such
     nights in the person's training nights, drawn to everybody's by PRIOR_NIGHTS; of people outside
     training everybody's). carbs_after and suspended: whether carbs were logged after the origin,
-    and insulin stopped for half an hour; NaN where that is not on record. Both can turn a low away
-    that was rightly forecast.
+    and insulin stopped for half an hour; NaN where neither that nor most of the night is on record.
+    Both can turn a low away that was rightly forecast.
     """
     rows_N = origin_rows(corpus, origins)
     window_NH = rows_N[:, None] + np.arange(1, task.horizon_steps + 1)
     glucose_NH = _channel(corpus, "glucose_mg_dl", window_NH)
     nights = origins[["source", "subject", "origin", "split"]].reset_index(drop=True)
-    nights["last_mg_dl"] = _last_reading(corpus, rows_N, task.context_steps)
+    nights["last_mg_dl"] = _last_reading(corpus, rows_N)
     nights["lowest_mg_dl"] = np.fmin.reduce(glucose_NH, axis=1)
     for name, threshold in LOWS.items():
         nights = nights.join(_low(low_events(glucose_NH, threshold)).add_prefix(f"{name}_"))
@@ -50,9 +51,9 @@ def _channel(corpus: Corpus, name: str, rows_NH: np.ndarray) -> np.ndarray:
     return np.where(corpus.observed_TC[rows_NH, at], values_NH, np.nan)
 
 
-def _last_reading(corpus: Corpus, rows_N: np.ndarray, steps: int) -> np.ndarray:
-    """The newest reading that was there at the origin; of at most so many steps before it."""
-    window_NL = (rows_N[:, None] - np.arange(steps)).clip(min=0)
+def _last_reading(corpus: Corpus, rows_N: np.ndarray) -> np.ndarray:
+    """The newest reading that was there at the origin, of the day before it."""
+    window_NL = (rows_N[:, None] - np.arange(STEPS_PER_DAY)).clip(min=0)
     glucose_NL = _channel(corpus, "glucose_mg_dl", window_NL)
     glucose_NL[corpus.late_T[rows_N], 0] = np.nan
     newest_N = (~np.isnan(glucose_NL)).argmax(axis=1)
@@ -80,8 +81,10 @@ def _usual(nights: pd.DataFrame, happened: pd.Series) -> pd.Series:
 
 
 def _known(values_NH: np.ndarray, told: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """1 or 0 of each night, NaN where nothing of it is on record."""
-    return np.where(~np.isnan(values_NH).all(axis=1), told(values_NH), np.nan)
+    """1 of a night where it is seen, 0 where it is not and most is on record, else NaN."""
+    seen_N = told(values_NH)
+    on_record_N = (~np.isnan(values_NH)).mean(axis=1) > MOST
+    return np.where(seen_N, 1.0, np.where(on_record_N, 0.0, np.nan))
 
 
 def _suspended(insulin_NH: np.ndarray) -> np.ndarray:

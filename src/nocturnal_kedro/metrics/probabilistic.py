@@ -128,13 +128,13 @@ def central_score(
 def under_quantile(
     reference_mg_dl: np.ndarray, quantiles_mg_dl: np.ndarray, levels: np.ndarray, level: float
 ) -> np.ndarray:
-    """100 where the reference lies below the quantile of `level`, else 0; nominal is 100 x level.
+    """100 where the reference is at or below the quantile of `level`, else 0; nominal 100 x level.
 
     More than that in the low tail: lows come more often than was said. Raises ValueError where the
     level is not among `levels`.
     """
     [at] = np.flatnonzero(np.isclose(levels, level))
-    return 100.0 * (np.asarray(reference_mg_dl) < np.asarray(quantiles_mg_dl)[..., at])
+    return 100.0 * (np.asarray(reference_mg_dl) <= np.asarray(quantiles_mg_dl)[..., at])
 
 
 def randomised_pit(

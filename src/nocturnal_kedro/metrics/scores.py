@@ -86,7 +86,8 @@ MEASURES = (*STANDARD, *LOW_MEASURES, *ZONE_SHARES)
 class Evaluation(BaseModel, extra="forbid", frozen=True):
     """What a run is judged by."""
 
-    # standard: errors and quantiles; clinical: also error grids, lows, and alarms
+    # standard: errors and quantiles; clinical: also error grids and Brier scores of lows, and
+    # alarms in the report
     kind: Literal["standard", "clinical"] = "clinical"
     by_source: bool = False  # tables also for the test nights of each source alone
 
@@ -100,10 +101,10 @@ def score_points(forecasts: Forecasts, kind: str = "clinical") -> tuple[pd.DataF
     """Means over observed points: by split, person, step, clock hour and band, and by night.
 
     Columns of the first: split, source, subject, nights (of the subject in the split), step, hour
-    (of the reading, by the clock), band (of the reading), points, reference_mg_dl, each measure of
-    the kind. Of the second: split, source, subject, origin, points, reference_mg_dl and the
-    measures. Means weighted by their points add up: those of any rows together are the mean over
-    the points of all.
+    (by the clock, of the five minutes up to the reading), band (of the reading), points,
+    reference_mg_dl, each measure of the kind. Of the second: split, source, subject, origin,
+    points, reference_mg_dl and the measures. Means weighted by their points add up: those of any
+    rows together are the mean over the points of all.
     """
     observed_NH = forecasts.observed
     night_X, step_X = np.nonzero(observed_NH)
@@ -124,7 +125,7 @@ def score_points(forecasts: Forecasts, kind: str = "clinical") -> tuple[pd.DataF
     group, step, clock, band = np.unravel_index(cells, shape)
     by_cell = groups.iloc[group].reset_index(drop=True)
     by_cell["step"] = step + 1
-    by_cell["hour"] = (clocks.to_numpy()[clock] + (step + 1) * STEP_MINUTES) // 60 % 24
+    by_cell["hour"] = (clocks.to_numpy()[clock] + step * STEP_MINUTES) // 60 % 24
     by_cell["band"] = np.array(list(BANDS))[band]
     by_night, which = _means(night_X, values)
     told = nights[["split", *NIGHT]].iloc[which].reset_index(drop=True)

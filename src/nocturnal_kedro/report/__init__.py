@@ -25,7 +25,7 @@ from nocturnal_kedro.figures.ranking import rmse_intervals
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
-from nocturnal_kedro.metrics.scores import LOW_TAIL, Evaluation
+from nocturnal_kedro.metrics.scores import Evaluation
 from nocturnal_kedro.series.origins import KEPT, Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -33,7 +33,6 @@ from nocturnal_kedro.series.splits import SplitOptions
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-INTERVALS = ((0.25, 0.75, 50), (0.1, 0.9, 80), (0.05, 0.95, 90), (0.01, 0.99, 98))
 PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
@@ -53,9 +52,9 @@ class Content:
     experiment: str
     models: tuple[str, ...]  # trained, in the order of the colours
     baselines: tuple[str, ...]
-    # leaderboard, pairs, alarms, trade_off, reliability, calibration, breakdown, translated, costs;
-    # origins, tally (what became of every row and night), quality (of each person's record) and
-    # audit (the leak checks)
+    # leaderboard, pairs, alarms, trade_off, reliability, readings, calibration, bands, breakdown,
+    # translated, costs; origins, tally (what became of every row and night), quality (of each
+    # person's record) and audit (the leak checks)
     tables: dict[str, pd.DataFrame]
     scores: pd.DataFrame
     forecasts: dict[str, pd.DataFrame]
@@ -101,7 +100,7 @@ def render_report(content: Content) -> str:
         pairs=content.tables["pairs"].to_dict("records"),
         alarms=_alarms(content),
         readings=content.tables["readings"].to_dict("records"),
-        bands=_bands(content.tables["calibration"]),
+        bands=content.tables["bands"].to_dict("records"),
         breakdown=_breakdown(content),
         translated=_translated(content.tables["translated"]),
         hours=list(_horizons(content)),
@@ -288,20 +287,6 @@ def _alarms(content: Content) -> list[dict[str, Any]]:
         dict(zip(by, key, strict=True)) | {"rows": rows.to_dict("records")}
         for key, rows in content.tables["alarms"].groupby(by, sort=False)
     ]
-
-
-def _bands(calibration: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the central intervals and the low tail held, of each model before and after."""
-    rows = []
-    for key, curve in calibration.groupby(["split", "model", "quantiles"]):
-        under = curve.set_index("level")["under_pct"]
-        rows.append(
-            dict(zip(("split", "model", "quantiles"), key, strict=True))
-            | {f"held_{share}": under[high] - under[low] for low, high, share in INTERVALS}
-            | {f"under_{100 * level:.0f}": under[level] for level in LOW_TAIL}
-            | {"error": (under - 100 * under.index).abs().mean()}
-        )
-    return rows
 
 
 def _breakdown(content: Content) -> dict[str, list[dict[str, Any]]]:

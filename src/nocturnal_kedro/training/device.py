@@ -65,6 +65,11 @@ def settle(hardware: Hardware, training: Training) -> SettledHardware:
             f"training.ema keeps a whole copy of the weights, and parallel "
             f"{hardware.parallel} cuts them up. Leave ema out, or choose parallel ddp."
         )
+    if hardware.parallel != "ddp" and machines * processes == 1:
+        raise InputError(
+            f"hardware.parallel {hardware.parallel} cuts the weights up over processes, and there "
+            f"is one. Choose parallel ddp, which trains by one as well, or ask for more."
+        )
     if hardware.parallel.startswith("zero"):
         if hardware.accumulate > 1:
             raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.events import foresee_lows
 from nocturnal_kedro.metrics.forecasts import lay_out
 from nocturnal_kedro.metrics.scores import (
@@ -44,11 +45,19 @@ def forecast_nights(
     }
 
 
-def foresee(artifact: Artifact, forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+def foresee(
+    artifact: Artifact, forecasts: pd.DataFrame, origins: pd.DataFrame, cost: dict[str, Any]
+) -> pd.DataFrame:
     """What the forecasts say of tonight's lows, by joint paths as the artifact knows their steps
     to hang together."""
+    if artifact.record["data"] != cost["data"]:
+        raise InputError(
+            f"the forecasts of '{artifact.name}' were made by a model fitted to other data than "
+            f"the one at hand: they are of different runs. Run evaluation again, whole."
+        )
     told = foresee_lows(lay_out(forecasts, origins, artifact.name), artifact.spread)
     told.insert(0, "model", artifact.name)
+    told.insert(1, "data", cost["data"])
     return told
 
 
@@ -61,7 +70,8 @@ def score(
     experiment: str,
     model: str,
 ) -> tuple[pd.DataFrame, ...]:
-    """Scores by person and step, night, level, and low reading; and under other papers' rules."""
+    """Scores by person, step, hour and band, by night, by level, and of single low readings; and
+    under other papers' rules."""
     laid_out = lay_out(forecasts, origins, model)
     tables = (
         *score_points(laid_out, evaluation.kind),

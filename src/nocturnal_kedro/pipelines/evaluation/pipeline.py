@@ -35,7 +35,7 @@ def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
         ),
         node(
             nodes.foresee,
-            [f"{namespace}.model", f"{namespace}.forecasts", "origins"],
+            [f"{namespace}.model", f"{namespace}.forecasts", "origins", f"{namespace}.cost"],
             f"{namespace}.lows",
             name="foresee",
             namespace=namespace,

@@ -15,7 +15,7 @@ from nocturnal_kedro.metrics.scores import Evaluation
 OF_MODELS = ("model", "forecasts", "cost", "scores", "translated")
 TABLES = (
     "leaderboard", "pairs", "alarms", "trade_off", "reliability", "readings", "calibration",
-    "breakdown",
+    "bands", "breakdown",
 )  # fmt: skip
 OF_DATA = ("origins", "tally", "quality", "audit")
 
@@ -51,18 +51,24 @@ def judge_readings(comparison: Comparison, *low_readings: pd.DataFrame) -> pd.Da
     return alarms.rank_readings(pd.concat(low_readings, ignore_index=True), comparison)
 
 
-def check_levels(comparison: Comparison, *level_scores: pd.DataFrame) -> pd.DataFrame:
-    """What each quantile held of what happened, before and after calibration."""
-    return breakdown.summarise_levels(pd.concat(level_scores, ignore_index=True), comparison)
+def check_levels(
+    comparison: Comparison, *level_scores: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What each quantile, and each interval, held, before and after calibration."""
+    of_all = pd.concat(level_scores, ignore_index=True)
+    return (
+        breakdown.summarise_levels(of_all, comparison),
+        breakdown.summarise_bands(of_all, comparison),
+    )
 
 
 def break_down(
-    comparison: Comparison, quality: pd.DataFrame, *scores: pd.DataFrame
+    comparison: Comparison, quality: pd.DataFrame, **of_models: pd.DataFrame
 ) -> pd.DataFrame:
-    """Errors by hour, glucose, weekday, source and group; all scores, then those by night."""
-    half = len(scores) // 2
+    """Errors by hour, glucose, weekday, source and group; `of_models` are `ttm.scores` and such."""
     by_cell, by_night = (
-        pd.concat(part, ignore_index=True) for part in (scores[:half], scores[half:])
+        pd.concat([of_models[name] for name in of_models if name.endswith(kind)], ignore_index=True)
+        for kind in (".scores", ".night_scores")
     )
     return breakdown.break_down(by_cell, by_night, quality, comparison)
 

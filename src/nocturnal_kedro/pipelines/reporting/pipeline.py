@@ -18,6 +18,9 @@ def create_pipeline(
     def of_each(*kinds: str) -> list[str]:
         return [f"{experiment}.{model}.{kind}" for kind in kinds for model in names]
 
+    def of_models(*kinds: str) -> dict[str, str]:
+        return {name.removeprefix(f"{experiment}."): name for name in of_each(*kinds)}
+
     def make(function: Callable[..., Any], inputs: Any, *outputs: str) -> Node:
         made = [f"{experiment}.{output}" for output in outputs]
         return node(
@@ -39,7 +42,7 @@ def create_pipeline(
         "run_record": "run_record",
         **{name: f"{experiment}.{name}" for name in nodes.TABLES},
         **{name: name for name in nodes.OF_DATA},
-        **{name.removeprefix(f"{experiment}."): name for name in of_each(*nodes.OF_MODELS)},
+        **of_models(*nodes.OF_MODELS),
     }
     return Pipeline(
         [
@@ -69,10 +72,15 @@ def create_pipeline(
                 nodes.check_levels,
                 ["params:comparison", *of_each("level_scores")],
                 "calibration",
+                "bands",
             ),
             make(
                 nodes.break_down,
-                ["params:comparison", "quality", *of_each("scores", "night_scores")],
+                {
+                    "comparison": "params:comparison",
+                    "quality": "quality",
+                    **of_models("scores", "night_scores"),
+                },
                 "breakdown",
             ),
             make(write_report, shown, "report"),
