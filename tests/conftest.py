@@ -127,6 +127,7 @@ TRAINED = [name for name in plugins.names("model") if not plugins.is_service(nam
 SMALL = {
     "source_options": {"simulated": {"subjects": 8, "days": 14}},
     "training": {"epochs": 2, "steps_per_epoch": 5},
+    "comparison": {"resamples": 500},
     "model_options": {name: {"preset": "tiny"} for name in TRAINED},
     "baseline_options": {
         "auto_ets": {"model": "ANN", "damped": False, "context_steps": 48},

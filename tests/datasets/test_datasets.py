@@ -11,9 +11,9 @@ from kedro.io import DatasetError, Version
 
 from nocturnal_kedro.datasets import ArtifactDataset, CorpusDataset, SourceDataset
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.calibration import Spread
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.training.artifact import Artifact
-from nocturnal_kedro.training.spread import Spread
 from tests.conftest import SCALER
 
 
