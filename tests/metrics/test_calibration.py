@@ -20,10 +20,10 @@ from nocturnal_kedro.metrics.calibration import (
 )
 
 
-def walks(nights: int, horizon: int = 24, seed: int = 0, sd: float = 8.0) -> np.ndarray:
-    """Glucose as a random walk from 120 mg/dL: neighbouring steps hang together."""
+def walks(nights: int, horizon: int = 24, seed: int = 0, sd: float = 0.07) -> np.ndarray:
+    """Log glucose as a random walk from 120 mg/dL: neighbouring steps hang together."""
     steps = np.random.default_rng(seed).normal(0, sd, (nights, horizon))
-    return 120 + steps.cumsum(axis=1)
+    return 120 * np.exp(steps.cumsum(axis=1))
 
 
 def fit(target: np.ndarray, point: float = 120.0, people: int | None = None) -> Spread:
@@ -34,11 +34,11 @@ def fit(target: np.ndarray, point: float = 120.0, people: int | None = None) -> 
 
 def test_a_point_model_gets_the_residuals_quantiles() -> None:
     spread = fit(walks(3000), point=110.0)
-    # The residual of step h is normal with mean 10 and deviation 8 sqrt(h).
-    middle = 12
-    expected = 10 + 8 * np.sqrt(middle + 1) * norm.ppf(LEVELS)
-    np.testing.assert_allclose(spread.offset_HQ[middle], expected, atol=3.5)
-    np.testing.assert_allclose(spread.offset_HQ[0], 10 + 8 * norm.ppf(LEVELS), atol=2)
+    # The log residual of step h is normal, its mean log(120 / 110) and its deviation 0.07 sqrt(h).
+    middle, ratio = 12, np.log(120 / 110)
+    expected = ratio + 0.07 * np.sqrt(middle + 1) * norm.ppf(LEVELS)
+    np.testing.assert_allclose(spread.offset_HQ[middle], expected, atol=0.03)
+    np.testing.assert_allclose(spread.offset_HQ[0], ratio + 0.07 * norm.ppf(LEVELS), atol=0.02)
     new = walks(2000, seed=1)
     said = calibrate(np.full_like(new, 110.0), None, spread)
     held = (new[..., None] <= said)[:, 7:17].mean(axis=(0, 1))
@@ -47,7 +47,7 @@ def test_a_point_model_gets_the_residuals_quantiles() -> None:
 
 def test_quantiles_that_are_too_narrow_are_widened() -> None:
     target = walks(2000)
-    narrow = 120 + 0.3 * 8 * np.sqrt(np.arange(1, 25))[:, None] * norm.ppf(LEVELS)
+    narrow = 120 * np.exp(0.3 * 0.07 * np.sqrt(np.arange(1, 25))[:, None] * norm.ppf(LEVELS))
     quantiles = np.repeat(narrow[None], len(target), axis=0)
     point = np.full_like(target, 121.5)
     said = calibrate(
@@ -60,7 +60,7 @@ def test_quantiles_that_are_too_narrow_are_widened() -> None:
 def test_each_person_counts_once() -> None:
     """One has ten times the nights of each other, and they are easy: nobody else is held less."""
     target = walks(400)
-    easy = 120 + 0.1 * (walks(1000, seed=3) - 120)
+    easy = 120 * (walks(1000, seed=3) / 120) ** 0.1
     person = np.concatenate([np.arange(400) % 8, np.full(1000, 8)])
     both = np.concatenate([target, easy])
     spread = fit_spread(np.full_like(both, 120.0), None, both, person)
@@ -78,10 +78,10 @@ def test_somebody_new_is_held_as_promised() -> None:
         draw = np.random.default_rng(seed)
         person = np.repeat(np.arange(8), 15)
         size = np.exp(draw.normal(0, 0.5, 9))
-        shift = draw.normal(0, 15, 9)
-        target = 120 + shift[person, None] + size[person, None] * (walks(120, 12, seed) - 120)
+        level = 120 * np.exp(draw.normal(0, 0.12, 9))
+        target = level[person, None] * (walks(120, 12, seed) / 120) ** size[person, None]
         spread = fit_spread(np.full_like(target, 120.0), None, target, person)
-        new = 120 + shift[8] + size[8] * (walks(200, 12, seed + 1000) - 120)
+        new = level[8] * (walks(200, 12, seed + 1000) / 120) ** size[8]
         said = calibrate(np.full_like(new, 120.0), None, spread)
         held.append(((said[..., 2] <= new) & (new <= said[..., -3])).mean())
         low, high = np.quantile(target - 120, [0.1, 0.9], axis=0)
@@ -95,6 +95,19 @@ def test_weighted_quantile_by_hand() -> None:
     np.testing.assert_allclose(weighted_quantile(values, weights, np.array([0.5, 0.25])), [20, 1])
     got = weighted_quantile(values, weights, np.array([0.6875, 0.999]))
     np.testing.assert_allclose(got, [30, 7])
+
+
+def test_errors_carry_over_by_their_ratio() -> None:
+    """A band fitted at 200 mg/dL is half as wide at 100, and is never below zero."""
+    target = walks(500) * 200 / 120
+    spread = fit(target, point=200.0, people=25)
+    high, low, zero = (
+        calibrate(np.full((1, 24), point), None, spread)[0] for point in (200.0, 100.0, -5.0)
+    )
+    np.testing.assert_allclose(low, high / 2)
+    np.testing.assert_allclose(zero, high / 10)  # as of 20 mg/dL
+    nothing = Spread.none(24)
+    np.testing.assert_allclose(calibrate(np.full((1, 24), 87.0), None, nothing), 87.0)
 
 
 def test_unobserved_targets_say_nothing() -> None:

@@ -15,6 +15,7 @@ from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 
 LEVELS = np.array(QUANTILE_LEVELS)
 SCORES_Q = ndtri(LEVELS)
+LEAST_MG_DL = 20.0  # what is said to be lower counts as this: no sensor reads below 40
 P_LOWEST, P_HIGHEST = 0.001, 0.999  # no validation split is large enough to say more
 STEPS_AROUND = 6  # residuals of half an hour to either side have the shape of a step's
 ENOUGH = 5000  # residuals show the shape; with more nights fewer steps around are needed
@@ -27,7 +28,8 @@ FOLD_STEPS = 5  # between steps that are looked at then; a 15-minute sensor read
 class Spread(NamedTuple):
     """Fitted on validation nights, after training; nothing of a test night is in it."""
 
-    offset_HQ: np.ndarray  # mg/dL, added to the model's own quantile, or to its point
+    # Added to the logarithm of the model's own quantile, or of its point: 0.1 is 10.5 % more.
+    offset_HQ: np.ndarray
     correlation_HH: np.ndarray  # of normal scores over the steps of a night
 
     @classmethod
@@ -45,9 +47,10 @@ def fit_spread(
     """What `calibrate` and `draw_paths` need, from forecasts of validation nights.
 
     `target_NH` in mg/dL is NaN where unobserved; `person_N` says whose a night is. The offset of a
-    level is the empirical quantile of target minus forecast: split-conformal prediction, for a
-    point model of Papadopoulos et al. 2002, for quantiles that of Romano et al. 2019
-    (arXiv:1905.03222) for each tail alone. Each person counts once, as in every table.
+    level is the empirical quantile of log target minus log forecast: split-conformal prediction,
+    for a point model of Papadopoulos et al. 2002, for quantiles that of Romano et al. 2019
+    (arXiv:1905.03222) for each tail alone. Errors grow with glucose, so it is their ratio that
+    carries over from one night to another. Each person counts once, as in every table.
 
     Somebody new differs from those at hand, so residuals at the level itself would hold too
     little. The level that is taken is the one that holds, on average over people, for those who
@@ -56,17 +59,17 @@ def fit_spread(
     out, and the level itself is taken.
     """
     base_NHK = _base(point_NH, quantiles_NHQ)
-    residual_NHK = target_NH[..., None] - base_NHK
+    residual_NHK = np.log(np.maximum(target_NH, LEAST_MG_DL))[..., None] - base_NHK
     levels_Q = _levels_that_hold(base_NHK, residual_NHK, target_NH, person_N)
     offset_HQ = _offsets(residual_NHK, person_N, levels_Q)
-    fitted_NHQ = np.sort(base_NHK + offset_HQ, axis=-1)
+    fitted_NHQ = np.exp(np.sort(base_NHK + offset_HQ, axis=-1))
     scores_NH = ndtri(probability(fitted_NHQ, target_NH))
     return Spread(offset_HQ, _correlate(_bridge(scores_NH)))
 
 
 def calibrate(point_NH: np.ndarray, quantiles_NHQ: np.ndarray | None, spread: Spread) -> np.ndarray:
     """Quantiles that hold what they say, ascending: (N, H, Q) in mg/dL."""
-    return np.sort(_base(point_NH, quantiles_NHQ) + spread.offset_HQ, axis=-1)
+    return np.exp(np.sort(_base(point_NH, quantiles_NHQ) + spread.offset_HQ, axis=-1))
 
 
 def draw_scores(spread: Spread, paths: int, seed: int) -> np.ndarray:
@@ -147,7 +150,9 @@ def weighted_quantile(
 
 
 def _base(point_NH: np.ndarray, quantiles_NHQ: np.ndarray | None) -> np.ndarray:
-    return point_NH[..., None] if quantiles_NHQ is None else quantiles_NHQ
+    """What the offsets are added to."""
+    base_NHK = point_NH[..., None] if quantiles_NHQ is None else quantiles_NHQ
+    return np.log(np.maximum(base_NHK, LEAST_MG_DL))
 
 
 def _levels_that_hold(
@@ -164,7 +169,7 @@ def _levels_that_hold(
         if np.isnan(target_NH[~out_N]).all():
             continue
         offset_HQ = _offsets(residual_NHK[~out_N], person_N[~out_N], LEVELS, FOLD_STEPS)
-        without_NHQ = np.sort(base_NHK[out_N, looked_at] + offset_HQ, axis=-1)
+        without_NHQ = np.exp(np.sort(base_NHK[out_N, looked_at] + offset_HQ, axis=-1))
         pit_NH[out_N] = probability(without_NHQ, target_NH[out_N, looked_at])
     seen_NH = ~np.isnan(pit_NH)
     if not seen_NH.any():
@@ -177,7 +182,7 @@ def _levels_that_hold(
 def _offsets(
     residual_NHK: np.ndarray, person_N: np.ndarray, levels_Q: np.ndarray, every: int = 1
 ) -> np.ndarray:
-    """The quantile at each level of the residuals of `every` so many steps, (H, Q) in mg/dL.
+    """The quantile at each level of the residuals of `every` so many steps, (H, Q).
 
     Few nights do not show a tail at each step, so the shape is taken from the steps around, and
     centre and size are each step's own.
