@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import scipy.stats  # noqa: F401  # imported where it is used, which is not to be timed
 
 from nocturnal_kedro.metrics import breakdown, compare
 from nocturnal_kedro.metrics.alarms import rank_alarms

@@ -22,6 +22,7 @@ TOLD = (
     "under_q0.05_pct",
 )
 AVERAGED = ("mse", *TOLD[1:])
+GROUPS = ("sensor", "insulin", "median glucose")
 HIGH_MEDIAN_MG_DL = 154.0  # an estimated HbA1c of 7 % (Nathan et al. 2008, Diabetes Care 31:1473)
 
 
@@ -45,26 +46,26 @@ def break_down(
         ]
         for table in (scores, night_scores)
     )
-    ahead = (cells["step"] - 1) // STEPS_PER_HOUR + 1
-    tables = {
-        "hours ahead": cells.assign(value=ahead.map("{:02d}".format)),
-        "clock hour": cells.assign(value=cells["hour"].map("{:02d}:00".format)),
-        "glucose band": cells.assign(value=cells["band"]),
-        "weekday": nights.assign(value=nights["origin"].dt.strftime("%u %A")),
-        "source": cells.assign(value=cells["source"]),
-    }
-    groups = group_people(quality)
-    unknown = cells.merge(groups, on=PERSON, how="left")["sensor"].isna()
-    if unknown.any():
-        first = cells[unknown.to_numpy()].iloc[0]
+    people = pool(cells, ["split", "model", *PERSON])
+    people = people.merge(group_people(quality), on=PERSON, how="left", validate="many_to_one")
+    unknown = people[people["sensor"].isna()]
+    if len(unknown):
+        first = unknown.iloc[0]
         raise InputError(
             f"nothing is known of the record of subject '{first['subject']}' (source "
             f"'{first['source']}'), who was scored: quality and scores are of different runs. Run "
             f"data_processing and evaluation again."
         )
-    for name in groups.columns.difference(PERSON, sort=False):
-        of_people = groups[[*PERSON, name]].rename(columns={name: "value"})
-        tables[name] = cells.merge(of_people, on=PERSON, how="left", validate="many_to_one")
+    ahead = (cells["step"] - 1) // STEPS_PER_HOUR
+    tables = {
+        "hours ahead": cells.assign(value=ahead.map({h: f"{h + 1:02d}" for h in ahead.unique()})),
+        "clock hour": cells.assign(
+            value=cells["hour"].map({h: f"{h:02d}:00" for h in cells["hour"].unique()})
+        ),
+        "glucose band": cells.assign(value=cells["band"]),
+        "weekday": nights.assign(value=nights["origin"].dt.strftime("%u %A")),
+        **{by: people.assign(value=people[by]) for by in ("source", *GROUPS)},
+    }
     broken = []
     for name, table in tables.items():
         of_values = _by_value(table, comparison)

@@ -43,7 +43,7 @@ BANDS = {
     "180 to 250": np.nextafter(250.0, np.inf),
     "above 250": np.inf,
 }
-POINTS_AT_A_TIME = 5_000  # whose quantiles stay in the cache
+POINTS_AT_A_TIME = 16_000  # whose quantiles stay in the cache
 
 # Name in scores and leaderboard -> function of (reference, forecast) in mg/dL, unreduced.
 POINT_MEASURES: dict[str, Callable[..., np.ndarray]] = {

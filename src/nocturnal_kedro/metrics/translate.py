@@ -103,14 +103,17 @@ def interpolated(target_NH: np.ndarray) -> np.ndarray:
     An interpolated value is never a target of this project: it is smooth, and easy to forecast.
     """
     steps_H = np.arange(target_NH.shape[1])
-    filled_NH = target_NH.copy()
-    for night in np.flatnonzero(np.isnan(target_NH).any(axis=1)):
-        seen_H = ~np.isnan(target_NH[night])
-        if seen_H.any():
-            filled_NH[night] = np.interp(
-                steps_H, steps_H[seen_H], target_NH[night, seen_H], left=np.nan, right=np.nan
-            )
-    return filled_NH
+    seen_NH = ~np.isnan(target_NH)
+    before_NH = np.maximum.accumulate(np.where(seen_NH, steps_H, -1), axis=1)
+    after_NH = np.where(seen_NH, steps_H, len(steps_H))[:, ::-1]
+    after_NH = np.minimum.accumulate(after_NH, axis=1)[:, ::-1]
+    inside_NH = (before_NH >= 0) & (after_NH < len(steps_H))
+    first_NH, last_NH = (
+        np.take_along_axis(target_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
+        for at_NH in (before_NH, after_NH)
+    )
+    share_NH = (steps_H - before_NH) / np.maximum(after_NH - before_NH, 1)
+    return np.where(inside_NH, first_NH + share_NH * (last_NH - first_NH), np.nan)
 
 
 def _window_mse(square_NH: np.ndarray) -> np.ndarray:
