@@ -115,7 +115,12 @@ def probability(quantiles_NHQ: np.ndarray, value_NH: np.ndarray | float) -> np.n
 
     Between levels it is linear in normal scores: see `normal_score`.
     """
-    return np.clip(ndtr(normal_score(quantiles_NHQ, value_NH)), P_LOWEST, P_HIGHEST)
+    return chance(normal_score(quantiles_NHQ, value_NH))
+
+
+def chance(score: np.ndarray) -> np.ndarray:
+    """The probability of a normal score, kept inside 0.001 and 0.999."""
+    return np.clip(ndtr(score), P_LOWEST, P_HIGHEST)
 
 
 def at_probability(quantiles_NHQ: np.ndarray, p_NSH: np.ndarray) -> np.ndarray:

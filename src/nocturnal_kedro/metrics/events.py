@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nocturnal_kedro.metrics.calibration import Spread, draw_scores, normal_score, probability
+from nocturnal_kedro.metrics.calibration import Spread, chance, draw_scores, normal_score
 from nocturnal_kedro.metrics.forecasts import Forecasts
 from nocturnal_kedro.series.schema import LOW_MG_DL, STEP_MINUTES, VERY_LOW_MG_DL
 
@@ -95,35 +95,42 @@ def event_onsets(
     Its sum over the night is P(low tonight). A path is below the threshold where its normal score
     is below the threshold's own, so that no path is made in mg/dL.
     """
+    return _onsets(normal_score(quantiles_NHQ, threshold_mg_dl), _sort_paths(spread, paths, seed))
+
+
+class _Paths(NamedTuple):
+    """Of each step the paths' normal scores in order, and which paths the lowest k are."""
+
+    scores_HS: np.ndarray
+    # A bit for each path, in W words of 64; every night has the same paths, so that those below a
+    # threshold are one of S + 1 sets.
+    lowest_HKW: np.ndarray
+
+
+def _sort_paths(spread: Spread, paths: int, seed: int) -> _Paths:
     scores_SH = draw_scores(spread, paths, seed)
-    threshold_NH = normal_score(quantiles_NHQ, threshold_mg_dl)
-    nights, horizon = threshold_NH.shape
-    onset_NH = np.zeros((nights, horizon))
+    rank = np.arange(paths)
+    lowest = []
+    for scores_S in scores_SH.T:
+        is_lowest = np.zeros((paths + 1, -(-paths // 64) * 64), bool)
+        is_lowest[:, np.argsort(scores_S)] = np.arange(paths + 1)[:, None] > rank
+        lowest.append(np.packbits(is_lowest, axis=1).view(np.uint64))
+    return _Paths(np.sort(scores_SH, axis=0).T.copy(), np.stack(lowest))
+
+
+def _onsets(threshold_NH: np.ndarray, paths: _Paths) -> np.ndarray:
+    onset_NH = np.zeros(threshold_NH.shape)
     recent: list[np.ndarray] = []  # which paths are below, of the last steps
     started_NW = np.zeros((), np.uint64)
-    for step in range(horizon):
-        recent = [
-            *recent[1 - EVENT_STEPS :],
-            _paths_below(scores_SH[:, step], threshold_NH[:, step]),
-        ]
+    for step, (scores_S, lowest_KW) in enumerate(zip(*paths, strict=True)):
+        below_NW = lowest_KW[np.searchsorted(scores_S, threshold_NH[:, step])]
+        recent = [*recent[1 - EVENT_STEPS :], below_NW]
         if len(recent) == EVENT_STEPS:
             begins_NW = np.bitwise_and.reduce(recent) & ~started_NW
             started_NW = started_NW | begins_NW
-            counted_N = np.bitwise_count(begins_NW).sum(axis=1, dtype=np.int64)
-            onset_NH[:, step - EVENT_STEPS + 1] = counted_N / paths
+            begun_N = np.bitwise_count(begins_NW).sum(axis=1, dtype=np.int64)
+            onset_NH[:, step - EVENT_STEPS + 1] = begun_N / len(scores_S)
     return onset_NH
-
-
-def _paths_below(scores_S: np.ndarray, threshold_N: np.ndarray) -> np.ndarray:
-    """Of each night the paths whose score is below its threshold, a bit each, (N, 64-bit words).
-
-    Every night has the same scores, so that what is below is one of S + 1 sets, looked up.
-    """
-    order_S = np.argsort(scores_S)
-    sets = np.zeros((len(order_S) + 1, -(-len(order_S) // 64) * 64), bool)
-    sets[:, order_S] = np.arange(len(order_S) + 1)[:, None] > np.arange(len(order_S))
-    words = np.packbits(sets, axis=1).view(np.uint64)
-    return words[np.searchsorted(scores_S[order_S], threshold_N)]
 
 
 def median_onset(onset_NH: np.ndarray) -> np.ndarray:
@@ -139,12 +146,13 @@ def foresee_lows(forecasts: Forecasts, spread: Spread) -> pd.DataFrame:
     half of the paths with an event have begun it, 0 without any), expected_minutes (below it).
     """
     told = forecasts.nights.copy()
+    paths = _sort_paths(spread, PATHS, seed=0)
     for name, threshold in LOWS.items():
-        onset_NH = event_onsets(forecasts.quantiles_NHQ, spread, threshold)
+        threshold_NH = normal_score(forecasts.quantiles_NHQ, threshold)
+        onset_NH = _onsets(threshold_NH, paths)
         told[f"{name}_probability"] = onset_NH.sum(axis=1)
         told[f"{name}_median_onset"] = median_onset(onset_NH)
-        below_NH = probability(forecasts.quantiles_NHQ, threshold)
-        told[f"{name}_expected_minutes"] = below_NH.sum(axis=1) * STEP_MINUTES
+        told[f"{name}_expected_minutes"] = chance(threshold_NH).sum(axis=1) * STEP_MINUTES
     return told
 
 

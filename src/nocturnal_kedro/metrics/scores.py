@@ -6,6 +6,7 @@ Shapes: N nights, H steps, Q levels, X observed points of all nights, P people.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal
 
@@ -136,14 +137,17 @@ def _measure(
     reference_X: np.ndarray, forecast_X: np.ndarray, quantiles_XQ: np.ndarray, kind: str
 ) -> dict[str, np.ndarray]:
     """Every measure of every point, (X,), some points at a time."""
-    values: dict[str, np.ndarray] = {}
-    for first in range(0, max(len(reference_X), 1), POINTS_AT_A_TIME):
+    names = ("reference_mg_dl", *measures_of(kind))
+    values = {name: np.empty(len(reference_X)) for name in names}
+
+    def fill(first: int) -> None:
         at = slice(first, first + POINTS_AT_A_TIME)
         part = _measure_part(reference_X[at], forecast_X[at], quantiles_XQ[at], kind)
-        for name, value in part.items():
-            if not first:
-                values[name] = np.empty(len(reference_X))
-            values[name][at] = value
+        for name in names:
+            values[name][at] = part[name]
+
+    with ThreadPoolExecutor() as threads:  # numpy computes outside of Python's lock
+        list(threads.map(fill, range(0, len(reference_X), POINTS_AT_A_TIME)))
     return values
 
 
@@ -169,11 +173,8 @@ def score_levels(forecasts: Forecasts) -> pd.DataFrame:
     Columns: split, source, subject, quantiles ("calibrated" or "raw"), level, under_pct (nominal
     is 100 x level), points.
     """
-    observed_NH = forecasts.observed
     group_N, groups = _groups(forecasts.nights, ["split", *PERSON])
-    group_X = group_N[np.nonzero(observed_NH)[0]]
-    reference_X = forecasts.target_NH[observed_NH]
-    points = np.bincount(group_X, minlength=len(groups))
+    points = np.bincount(group_N, forecasts.observed.sum(axis=1)).astype(np.int64)
     tables = []
     for stage, quantiles_NHQ in (
         ("calibrated", forecasts.quantiles_NHQ),
@@ -181,10 +182,10 @@ def score_levels(forecasts: Forecasts) -> pd.DataFrame:
     ):
         if quantiles_NHQ is None:
             continue
-        for number, level in enumerate(LEVELS):
-            under_X = reference_X <= quantiles_NHQ[..., number][observed_NH]
-            under = np.bincount(group_X, under_X, minlength=len(groups))
-            share = 100 * under / np.maximum(points, 1)
+        # What is unobserved is under nothing.
+        under_NQ = (forecasts.target_NH[..., None] <= quantiles_NHQ).sum(axis=1)
+        for level, under_N in zip(LEVELS, under_NQ.T, strict=True):
+            share = 100 * np.bincount(group_N, under_N) / np.maximum(points, 1)
             tables.append(
                 groups.assign(quantiles=stage, level=level, under_pct=share, points=points)
             )
