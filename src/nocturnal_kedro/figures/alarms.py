@@ -88,7 +88,10 @@ def event_reliability(
     styles: dict[str, dict[str, object]],
     low: str = "low",
 ) -> Figure:
-    """How often a low came of nights told alike; bars are 95 % intervals over people."""
+    """How often a low came of nights told alike; bars are 95 % intervals over people.
+
+    The area of a point is the number of its nights.
+    """
     figure = _panels(reliability)
     for column, of_split in _by_split(reliability, low):
         place = {"row": 1, "col": column}
@@ -117,7 +120,8 @@ def event_reliability(
                 legendgroup=model,
                 showlegend=column == 1,
                 mode="lines+markers",
-                line=styles[model],
+                line={**styles[model], "width": 1},
+                marker={"size": (3 * points["nights"] ** 0.5).clip(4, 24), "line": {"width": 0}},
                 hovertemplate="said %{x:.0f} %, came %{y:.0f} % of %{customdata} nights",
                 **place,
             )

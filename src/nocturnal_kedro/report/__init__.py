@@ -209,8 +209,9 @@ def _clinical_sections(
         ),
         Section(
             "Is the probability true?",
-            "Nights told alike, and how many of them went below 70 mg/dL for 15 minutes; bars are "
-            "95 % intervals over people. On the line it is.",
+            "Nights told alike, and how many of them went below 70 mg/dL for 15 minutes; a larger "
+            "point is more nights. Bars are 95 % intervals over people, where there are six. "
+            "On the line it is.",
             event_reliability(tables["reliability"], shown, styles),
         ),
         Section(
