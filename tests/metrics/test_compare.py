@@ -15,6 +15,7 @@ from nocturnal_kedro.metrics.compare import (
     MANDATORY,
     Comparison,
     build_leaderboard,
+    build_leaderboards,
     compare_pairs,
     require_current,
 )
@@ -135,6 +136,22 @@ def test_cells_may_be_of_any_fineness_and_in_any_order(seed: int) -> None:
     finer = cells_of(points, by=("step", "band")).sample(frac=1, random_state=seed)
     assert len(finer) > 1.5 * len(cells_of(points))
     pd.testing.assert_frame_equal(board_of(finer), board_of(cells_of(points)), rtol=1e-9)
+
+
+def test_each_source_is_a_test_set_of_its_own_where_asked() -> None:
+    scores = cells_of(invent_points(people=9))
+    whole = build_leaderboards(scores, QUICK)
+    assert set(whole["source"]) == {"all"}
+    table = build_leaderboards(scores, QUICK, by_source=True)
+    assert list(table["source"].unique()) == ["all", "r", "s"]
+    for source in ("r", "s"):
+        alone = build_leaderboard(scores[scores["source"] == source], QUICK)
+        got = table[table["source"] == source].drop(columns="source").reset_index(drop=True)
+        pd.testing.assert_frame_equal(got, alone)
+    of_one = scores[scores["source"] == "s"]
+    pd.testing.assert_frame_equal(
+        build_leaderboards(of_one, QUICK, by_source=True), build_leaderboards(of_one, QUICK)
+    )
 
 
 def test_win_rate_and_ties_by_hand() -> None:

@@ -39,7 +39,8 @@ def test_impossible_combinations_are_refused_before_a_run(given: dict, message: 
         (Hardware(processes=3), {"batch_size": 32}, "multiple of 3"),
         (Hardware(processes=2, accumulate=4), {"batch_size": 12}, "multiple of 8"),
         (Hardware(processes=2, parallel="zero2"), {"ema": 0.9}, "choose parallel ddp"),
-        (Hardware(parallel="zero2", accumulate=2), {}, "accumulate"),
+        (Hardware(processes=2, parallel="zero2", accumulate=2), {}, "accumulate"),
+        (Hardware(parallel="zero3"), {}, "zero3 cuts the weights up.*there is one"),
     ],
 )
 def test_what_this_machine_cannot_meet_is_an_error(
