@@ -11,7 +11,7 @@ from tests.conftest import Run
 
 pytestmark = pytest.mark.slow
 
-SHARED = ("corpus", "splits", "origins", "audit", "tally", "quality", "made_from")
+SHARED = ("corpus", "splits", "origins", "outcomes", "audit", "tally", "quality", "made_from")
 
 
 def board_of(context: KedroContext) -> pd.DataFrame:
