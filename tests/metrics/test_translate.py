@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from nocturnal_kedro.metrics.calibration import interpolated
 from nocturnal_kedro.metrics.forecasts import PERSON, Forecasts
 from nocturnal_kedro.metrics.translate import (
     RULES,
-    interpolated,
     mean_window_rmse,
     pooled_rmse,
     root_median_window_mse,

@@ -154,6 +154,28 @@ def weighted_quantile(
     )
 
 
+def steps_around(seen_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last step that was seen up to each, and the first from it on, (N, H); -1 and H: none."""
+    horizon = seen_NH.shape[1]
+    steps_H = np.arange(horizon)
+    before_NH = np.maximum.accumulate(np.where(seen_NH, steps_H, -1), axis=1)
+    after_NH = np.where(seen_NH, steps_H, horizon)[:, ::-1]
+    return before_NH, np.minimum.accumulate(after_NH, axis=1)[:, ::-1]
+
+
+def interpolated(values_NH: np.ndarray) -> np.ndarray:
+    """Values in a line over the holes between them; NaN before the first and after the last."""
+    steps_H = np.arange(values_NH.shape[1])
+    before_NH, after_NH = steps_around(~np.isnan(values_NH))
+    first_NH, last_NH = (
+        np.take_along_axis(values_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
+        for at_NH in (before_NH, after_NH)
+    )
+    share_NH = (steps_H - before_NH) / np.maximum(after_NH - before_NH, 1)
+    inside_NH = (before_NH >= 0) & (after_NH < len(steps_H))
+    return np.where(inside_NH, first_NH + share_NH * (last_NH - first_NH), np.nan)
+
+
 def _base(point_NH: np.ndarray, quantiles_NHQ: np.ndarray | None) -> np.ndarray:
     """What the offsets are added to."""
     base_NHK = point_NH[..., None] if quantiles_NHQ is None else quantiles_NHQ
@@ -237,17 +259,8 @@ def _every_step(steps: np.ndarray, known: list[np.ndarray], horizon: int) -> np.
 
 def _bridge(scores_NH: np.ndarray) -> np.ndarray:
     """Scores in a line over up to STEPS_BETWEEN - 1 steps without a reading, within a night."""
-    steps = np.arange(scores_NH.shape[1])
-    observed = ~np.isnan(scores_NH)
-    before = np.maximum.accumulate(np.where(observed, steps, -1), axis=1)
-    after = np.where(observed, steps, len(steps))[:, ::-1]
-    after = np.minimum.accumulate(after, axis=1)[:, ::-1]
-    bridged = (before >= 0) & (after < len(steps)) & (after - before <= STEPS_BETWEEN)
-    first, last = (
-        np.take_along_axis(scores_NH, at.clip(0, len(steps) - 1), axis=1) for at in (before, after)
-    )
-    share = (steps - before) / np.maximum(after - before, 1)
-    return np.where(bridged, first + share * (last - first), np.nan)
+    before_NH, after_NH = steps_around(~np.isnan(scores_NH))
+    return np.where(after_NH - before_NH <= STEPS_BETWEEN, interpolated(scores_NH), np.nan)
 
 
 def _correlate(scores_NH: np.ndarray) -> np.ndarray:

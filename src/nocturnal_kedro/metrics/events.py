@@ -13,7 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nocturnal_kedro.metrics.calibration import Spread, chance, draw_scores, normal_score
+from nocturnal_kedro.metrics.calibration import (
+    Spread,
+    chance,
+    draw_scores,
+    normal_score,
+    steps_around,
+)
 from nocturnal_kedro.metrics.forecasts import Forecasts
 from nocturnal_kedro.series.schema import LOW_MG_DL, STEP_MINUTES, VERY_LOW_MG_DL
 
@@ -70,14 +76,11 @@ def low_events(glucose_NH: np.ndarray, threshold_mg_dl: float) -> LowEvents:
 
 def _bridged(holds_NH: np.ndarray, seen_NH: np.ndarray) -> np.ndarray:
     """Where something holds for a reading, or for both of two close ones around a hole."""
-    steps_H = np.arange(seen_NH.shape[1])
-    before_NH = np.maximum.accumulate(np.where(seen_NH, steps_H, -1), axis=1)
-    after_NH = np.where(seen_NH, steps_H, len(steps_H))[:, ::-1]
-    after_NH = np.minimum.accumulate(after_NH, axis=1)[:, ::-1]
-    close_NH = (before_NH >= 0) & (after_NH < len(steps_H))
+    before_NH, after_NH = steps_around(seen_NH)
+    close_NH = (before_NH >= 0) & (after_NH < seen_NH.shape[1])
     close_NH &= after_NH - before_NH <= BRIDGED_STEPS
     both_NH = [
-        np.take_along_axis(holds_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
+        np.take_along_axis(holds_NH, at_NH.clip(0, seen_NH.shape[1] - 1), axis=1)
         for at_NH in (before_NH, after_NH)
     ]
     return np.where(seen_NH, holds_NH, close_NH & both_NH[0] & both_NH[1])

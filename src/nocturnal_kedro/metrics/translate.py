@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from nocturnal_kedro.metrics.calibration import interpolated
 from nocturnal_kedro.metrics.forecasts import PERSON, Forecasts
 from nocturnal_kedro.metrics.point import squared_error
 from nocturnal_kedro.series.schema import MG_DL_PER_MMOL_L, STEP_MINUTES, STEPS_PER_HOUR
@@ -80,6 +81,7 @@ def translate(forecasts: Forecasts) -> pd.DataFrame:
     spans |= {str(step): slice(step - 1, step) for step in single if step <= horizon}
     targets = {
         "observed": forecasts.target_NH,
+        # Never a target of this project: it is smooth, and easy to forecast.
         "interpolated": interpolated(forecasts.target_NH),
     }
     for split, at in forecasts.nights.groupby("split").indices.items():
@@ -95,25 +97,6 @@ def translate(forecasts: Forecasts) -> pd.DataFrame:
     columns = ["split", "steps", "minutes", "targets", "rule", "rmse_mg_dl"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(rmse_mmol_l=table["rmse_mg_dl"] / MG_DL_PER_MMOL_L)
-
-
-def interpolated(target_NH: np.ndarray) -> np.ndarray:
-    """Readings in a line over the holes between them; what is outside the first and last stays.
-
-    An interpolated value is never a target of this project: it is smooth, and easy to forecast.
-    """
-    steps_H = np.arange(target_NH.shape[1])
-    seen_NH = ~np.isnan(target_NH)
-    before_NH = np.maximum.accumulate(np.where(seen_NH, steps_H, -1), axis=1)
-    after_NH = np.where(seen_NH, steps_H, len(steps_H))[:, ::-1]
-    after_NH = np.minimum.accumulate(after_NH, axis=1)[:, ::-1]
-    inside_NH = (before_NH >= 0) & (after_NH < len(steps_H))
-    first_NH, last_NH = (
-        np.take_along_axis(target_NH, at_NH.clip(0, len(steps_H) - 1), axis=1)
-        for at_NH in (before_NH, after_NH)
-    )
-    share_NH = (steps_H - before_NH) / np.maximum(after_NH - before_NH, 1)
-    return np.where(inside_NH, first_NH + share_NH * (last_NH - first_NH), np.nan)
 
 
 def _window_mse(square_NH: np.ndarray) -> np.ndarray:
