@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from kedro.io import DatasetError, Version
+from safetensors.numpy import load_file, save_file
 
 from nocturnal_kedro.datasets import ArtifactDataset, CorpusDataset, SourceDataset
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.calibration import Spread
 from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.training.artifact import Artifact
+from nocturnal_kedro.training.artifact import Artifact, sha256
 from tests.conftest import SCALER
 
 
@@ -89,6 +90,21 @@ def test_a_damaged_artifact_is_named(
         bit = bytes([content[-9] ^ 1])
         path.write_bytes(content[:-20] if damage == "cut" else content[:-9] + bit + content[-8:])
     with pytest.raises(DatasetError, match=rf"{file}.*Run the training pipeline again"):
+        dataset.load()
+
+
+def test_a_spread_in_other_units_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+    """Earlier offsets were in mg/dL: taken for logarithms they would make every quantile absurd."""
+    dataset = ArtifactDataset(filepath=str(tmp_path / "m"), version=Version(None, None))
+    dataset.save(artifact)
+    path = next(tmp_path.rglob("spread.safetensors"))
+    arrays = load_file(path)
+    arrays["offset_HQ"] = arrays.pop("log_offset_HQ")
+    save_file(arrays, path)
+    sums = path.with_name("SHA256SUMS")
+    others = [line for line in sums.read_text().splitlines() if path.name not in line]
+    sums.write_text("\n".join([*others, f"{sha256(path)}  {path.name}", ""]))
+    with pytest.raises(DatasetError, match=r"another version.*Run the training pipeline again"):
         dataset.load()
 
 

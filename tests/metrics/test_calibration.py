@@ -37,8 +37,8 @@ def test_a_point_model_gets_the_residuals_quantiles() -> None:
     # The log residual of step h is normal, its mean log(120 / 110) and its deviation 0.07 sqrt(h).
     middle, ratio = 12, np.log(120 / 110)
     expected = ratio + 0.07 * np.sqrt(middle + 1) * norm.ppf(LEVELS)
-    np.testing.assert_allclose(spread.offset_HQ[middle], expected, atol=0.03)
-    np.testing.assert_allclose(spread.offset_HQ[0], ratio + 0.07 * norm.ppf(LEVELS), atol=0.02)
+    np.testing.assert_allclose(spread.log_offset_HQ[middle], expected, atol=0.03)
+    np.testing.assert_allclose(spread.log_offset_HQ[0], ratio + 0.07 * norm.ppf(LEVELS), atol=0.02)
     new = walks(2000, seed=1)
     said = calibrate(np.full_like(new, 110.0), None, spread)
     held = (new[..., None] <= said)[:, 7:17].mean(axis=(0, 1))
@@ -198,5 +198,5 @@ def test_probability_by_hand() -> None:
 @pytest.mark.parametrize("people", [1, 3])
 def test_few_nights_still_give_a_valid_copula(people: int) -> None:
     spread = fit(walks(3), people=people)
-    assert np.isfinite(spread.offset_HQ).all()
+    assert np.isfinite(spread.log_offset_HQ).all()
     assert np.linalg.eigvalsh(spread.correlation_HH).min() > 0

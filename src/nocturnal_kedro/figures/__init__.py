@@ -29,6 +29,22 @@ def line_styles(models: Iterable[str], baselines: Iterable[str]) -> dict[str, di
     return styles
 
 
+def panels(splits: Iterable[str]) -> tuple[Figure, list[str]]:
+    """Room for a panel of each test split that is there, on one scale; and which these are."""
+    from plotly.subplots import make_subplots
+
+    there = set(splits)
+    shown = [split for split in SPLIT_TITLES if split in there]
+    figure = make_subplots(
+        rows=1,
+        cols=len(shown),
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        subplot_titles=[SPLIT_TITLES[split] for split in shown],
+    )
+    return figure, shown
+
+
 def finish(figure: Figure, height: int) -> Figure:
     """The common look: no background, so that the page decides between light and dark."""
     figure.update_layout(

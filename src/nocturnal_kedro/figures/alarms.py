@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nocturnal_kedro.figures import GREY, SPLIT_TITLES, finish
+from nocturnal_kedro.figures import GREY, finish, panels
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -18,8 +18,8 @@ def sensitivity_by_false_alarms(
     trade_off: pd.DataFrame, styles: dict[str, dict[str, object]], low: str = "low"
 ) -> Figure:
     """Share of low nights found against false alarms a week, by the threshold."""
-    figure = _panels(trade_off)
-    for column, of_split in _by_split(trade_off, low):
+    figure, of_splits = _panels(trade_off, low)
+    for column, of_split in of_splits:
         for model, line in styles.items():
             curve = of_split[of_split["model"] == model]
             figure.add_scatter(
@@ -45,9 +45,9 @@ def decision_curve(
     trade_off: pd.DataFrame, styles: dict[str, dict[str, object]], low: str = "low"
 ) -> Figure:
     """Net benefit of an alarm against its threshold, beside an alarm each night and none."""
-    figure = _panels(trade_off)
+    figure, of_splits = _panels(trade_off, low)
     highest = 0.5
-    for column, of_split in _by_split(trade_off, low):
+    for column, of_split in of_splits:
         place = {"row": 1, "col": column}
         shown = of_split[of_split["threshold"].between(0.01, highest)]
         for model, line in styles.items():
@@ -92,8 +92,8 @@ def event_reliability(
 
     The area of a point is the number of its nights.
     """
-    figure = _panels(reliability)
-    for column, of_split in _by_split(reliability, low):
+    figure, of_splits = _panels(reliability, low)
+    for column, of_split in of_splits:
         place = {"row": 1, "col": column}
         figure.add_scatter(
             x=[0, 100],
@@ -130,22 +130,10 @@ def event_reliability(
     return finish(figure, height=440)
 
 
-def _panels(table: pd.DataFrame) -> Figure:
-    from plotly.subplots import make_subplots
-
-    splits = [split for split in SPLIT_TITLES if split in set(table["split"])]
-    return make_subplots(
-        rows=1,
-        cols=len(splits),
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
-        subplot_titles=[SPLIT_TITLES[split] for split in splits],
-    )
-
-
-def _by_split(table: pd.DataFrame, low: str) -> list[tuple[int, pd.DataFrame]]:
+def _panels(table: pd.DataFrame, low: str) -> tuple[Figure, list[tuple[int, pd.DataFrame]]]:
+    """Room for each split, and the number of its panel with its rows of one kind of low."""
+    figure, splits = panels(table["split"])
     of_low = table[table["low"] == low]
-    splits = [split for split in SPLIT_TITLES if split in set(table["split"])]
-    return [
+    return figure, [
         (column, of_low[of_low["split"] == split]) for column, split in enumerate(splits, start=1)
     ]

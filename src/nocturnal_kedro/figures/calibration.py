@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nocturnal_kedro.figures import GREY, SPLIT_TITLES, finish, tint
+from nocturnal_kedro.figures import GREY, finish, panels, tint
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -20,16 +20,7 @@ def quantile_reliability(
     Above zero too many readings are under it. Dotted is the model's own, the band the 95 % interval
     over people.
     """
-    from plotly.subplots import make_subplots
-
-    splits = [split for split in SPLIT_TITLES if split in set(calibration["split"])]
-    figure = make_subplots(
-        rows=1,
-        cols=len(splits),
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
-        subplot_titles=[SPLIT_TITLES[split] for split in splits],
-    )
+    figure, splits = panels(calibration["split"])
     for column, split in enumerate(splits, start=1):
         place = {"row": 1, "col": column}
         for model in models:

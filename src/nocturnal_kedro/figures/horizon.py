@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nocturnal_kedro.figures import SPLIT_TITLES, clock, finish
+from nocturnal_kedro.figures import clock, finish, panels
 from nocturnal_kedro.metrics.forecasts import PERSON
 from nocturnal_kedro.metrics.scores import pool
-from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
+from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,18 +28,9 @@ def bias_by_horizon(scores: pd.DataFrame, styles: dict[str, dict[str, object]]) 
 def _by_step(
     scores: pd.DataFrame, measure: str, styles: dict[str, dict[str, object]], title: str
 ) -> Figure:
-    from plotly.subplots import make_subplots
-
-    splits = [split for split in TEST_SPLITS if split in set(scores["split"])]
     people = pool(scores, ["split", "model", *PERSON, "step"])  # cells may be finer
     curves = people.groupby(["split", "model", "step"])[measure].mean()
-    figure = make_subplots(
-        rows=1,
-        cols=len(splits),
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
-        subplot_titles=[SPLIT_TITLES[split] for split in splits],
-    )
+    figure, splits = panels(scores["split"])
     for column, split in enumerate(splits, start=1):
         for model, line in styles.items():
             curve = curves[split, model]

@@ -5,7 +5,7 @@ Shapes: N nights, P people, T thresholds, R resamples, M models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -105,8 +105,12 @@ def rank_readings(low_readings: pd.DataFrame, comparison: Comparison) -> pd.Data
             readings, lows = int(whole.nights), int(whole.events.sum())
             of_models.append(
                 {
-                    **{"split": split, "low": low, "model": model, "people": people},
-                    **{"readings": readings, "lows": lows},
+                    "split": split,
+                    "low": low,
+                    "model": model,
+                    "people": people,
+                    "readings": readings,
+                    "lows": lows,
                     "base_rate_pct": 100 * lows / readings,
                     "auroc": float(auroc(whole)),
                     **_interval("auroc", auroc_MR[-1]),
@@ -273,30 +277,27 @@ def trade_off(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
     """
     judged = _joined(told, outcomes)
     tables = []
-    for low in LOWS:
-        for (split, model), nights in judged.groupby(["split", "model"]):
-            if split not in TEST_SPLITS:
-                continue
-            whole = _counts(nights, low).pooled()
-            curve = alarms(whole)
-            table = pd.DataFrame(
-                {
-                    "split": split,
-                    "low": low,
-                    "model": model,
-                    "threshold": curve.threshold_T,
-                    "sensitivity_pct": 100 * curve.sensitivity,
-                    "precision_pct": 100 * curve.precision,
-                    "f1": curve.f1,
-                    "false_alarms_per_week": NIGHTS_A_WEEK * curve.false_alarms_per_night,
-                    "net_benefit": curve.net_benefit,
-                    "net_benefit_always": curve.net_benefit_always,
-                }
-            )
-            rung = at_least(whole.events + whole.others)
-            changes = np.diff(rung, prepend=-1, append=rung[-1]) != 0
-            percent = np.arange(PATHS + 1) % (PATHS // 100) == 0
-            tables.append(table[changes[:-1] | changes[1:] | percent])
+    for split, low, model, nights in _tested(judged):
+        whole = _counts(nights, low).pooled()
+        curve = alarms(whole)
+        table = pd.DataFrame(
+            {
+                "split": split,
+                "low": low,
+                "model": model,
+                "threshold": curve.threshold_T,
+                "sensitivity_pct": 100 * curve.sensitivity,
+                "precision_pct": 100 * curve.precision,
+                "f1": curve.f1,
+                "false_alarms_per_week": NIGHTS_A_WEEK * curve.false_alarms_per_night,
+                "net_benefit": curve.net_benefit,
+                "net_benefit_always": curve.net_benefit_always,
+            }
+        )
+        rung = at_least(whole.events + whole.others)
+        changes = np.diff(rung, prepend=-1, append=rung[-1]) != 0
+        percent = np.arange(PATHS + 1) % (PATHS // 100) == 0
+        tables.append(table[changes[:-1] | changes[1:] | percent])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -309,36 +310,38 @@ def reliability(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
     """
     judged = _joined(told, outcomes)
     rows = []
+    for split, low, model, nights in _tested(judged):
+        said_N = nights[f"{low}_probability"].to_numpy()
+        bin_N = np.searchsorted(RELIABILITY_EDGES[1:-1], said_N, side="right")
+        person_N = nights.groupby(PERSON).ngroup().to_numpy()
+        people = person_N.max() + 1
+        draws_RP = draw_people(people, comparison.resamples, comparison.seed)
+        for number in np.unique(bin_N):
+            here_N = bin_N == number
+            happened_N = nights[f"{low}_happened"].to_numpy()[here_N]
+            lows_P = np.bincount(person_N[here_N], happened_N, minlength=people)
+            nights_P = np.bincount(person_N[here_N], minlength=people)
+            with np.errstate(invalid="ignore"):
+                share_R = 100 * (draws_RP @ lows_P) / (draws_RP @ nights_P)
+            if np.count_nonzero(nights_P) < FEWEST_TO_TELL_APART:
+                share_R = np.full(1, np.nan)
+            rows.append(
+                {
+                    "split": split,
+                    "low": low,
+                    "model": model,
+                    "nights": int(here_N.sum()),
+                    "said_pct": 100 * said_N[here_N].mean(),
+                    "happened_pct": 100 * happened_N.mean(),
+                }
+                | {f"{name}_pct": value for name, value in _interval("happened", share_R).items()}
+            )
+    return pd.DataFrame(rows)
+
+
+def _tested(judged: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Split, kind of low and model, and the test nights to be judged so."""
     for low in LOWS:
         for (split, model), nights in judged.groupby(["split", "model"]):
-            if split not in TEST_SPLITS:
-                continue
-            said_N = nights[f"{low}_probability"].to_numpy()
-            bin_N = np.searchsorted(RELIABILITY_EDGES[1:-1], said_N, side="right")
-            person_N = nights.groupby(PERSON).ngroup().to_numpy()
-            people = person_N.max() + 1
-            draws_RP = draw_people(people, comparison.resamples, comparison.seed)
-            for number in np.unique(bin_N):
-                here_N = bin_N == number
-                happened_N = nights[f"{low}_happened"].to_numpy()[here_N]
-                lows_P = np.bincount(person_N[here_N], happened_N, minlength=people)
-                nights_P = np.bincount(person_N[here_N], minlength=people)
-                with np.errstate(invalid="ignore"):
-                    share_R = 100 * (draws_RP @ lows_P) / (draws_RP @ nights_P)
-                if np.count_nonzero(nights_P) < FEWEST_TO_TELL_APART:
-                    share_R = np.full(1, np.nan)
-                rows.append(
-                    {
-                        "split": split,
-                        "low": low,
-                        "model": model,
-                        "nights": int(here_N.sum()),
-                        "said_pct": 100 * said_N[here_N].mean(),
-                        "happened_pct": 100 * happened_N.mean(),
-                    }
-                    | {
-                        f"{name}_pct": value
-                        for name, value in _interval("happened", share_R).items()
-                    }
-                )
-    return pd.DataFrame(rows)
+            if split in TEST_SPLITS:
+                yield split, low, model, nights

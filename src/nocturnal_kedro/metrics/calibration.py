@@ -29,7 +29,7 @@ class Spread(NamedTuple):
     """Fitted on validation nights, after training; nothing of a test night is in it."""
 
     # Added to the logarithm of the model's own quantile, or of its point: 0.1 is 10.5 % more.
-    offset_HQ: np.ndarray
+    log_offset_HQ: np.ndarray
     correlation_HH: np.ndarray  # of normal scores over the steps of a night
 
     @classmethod
@@ -61,15 +61,15 @@ def fit_spread(
     base_NHK = _base(point_NH, quantiles_NHQ)
     residual_NHK = np.log(np.maximum(target_NH, LEAST_MG_DL))[..., None] - base_NHK
     levels_Q = _levels_that_hold(base_NHK, residual_NHK, target_NH, person_N)
-    offset_HQ = _offsets(residual_NHK, person_N, levels_Q)
-    fitted_NHQ = np.exp(np.sort(base_NHK + offset_HQ, axis=-1))
+    log_offset_HQ = _offsets(residual_NHK, person_N, levels_Q)
+    fitted_NHQ = np.exp(np.sort(base_NHK + log_offset_HQ, axis=-1))
     scores_NH = ndtri(probability(fitted_NHQ, target_NH))
-    return Spread(offset_HQ, _correlate(_bridge(scores_NH)))
+    return Spread(log_offset_HQ, _correlate(_bridge(scores_NH)))
 
 
 def calibrate(point_NH: np.ndarray, quantiles_NHQ: np.ndarray | None, spread: Spread) -> np.ndarray:
     """Quantiles that hold what they say, ascending: (N, H, Q) in mg/dL."""
-    return np.exp(np.sort(_base(point_NH, quantiles_NHQ) + spread.offset_HQ, axis=-1))
+    return np.exp(np.sort(_base(point_NH, quantiles_NHQ) + spread.log_offset_HQ, axis=-1))
 
 
 def draw_scores(spread: Spread, paths: int, seed: int) -> np.ndarray:
@@ -195,8 +195,8 @@ def _levels_that_hold(
         out_N = fold_P[person_N] == fold
         if np.isnan(target_NH[~out_N]).all():
             continue
-        offset_HQ = _offsets(residual_NHK[~out_N], person_N[~out_N], LEVELS, FOLD_STEPS)
-        without_NHQ = np.exp(np.sort(base_NHK[out_N, looked_at] + offset_HQ, axis=-1))
+        log_offset_HQ = _offsets(residual_NHK[~out_N], person_N[~out_N], LEVELS, FOLD_STEPS)
+        without_NHQ = np.exp(np.sort(base_NHK[out_N, looked_at] + log_offset_HQ, axis=-1))
         pit_NH[out_N] = probability(without_NHQ, target_NH[out_N, looked_at])
     seen_NH = ~np.isnan(pit_NH)
     if not seen_NH.any():
