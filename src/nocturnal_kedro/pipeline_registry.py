@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
+from typing import Any
 
 from kedro.framework.project import pipelines as project_pipelines
 from kedro.pipeline import Pipeline
@@ -12,66 +11,96 @@ from kedro.pipeline import Pipeline
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.pipelines import data_processing, evaluation, reporting, training, tuning
+from nocturnal_kedro.pipelines.experiments import Experiment, lanes_of
 
-# One row per experiment; each is composed of the same four pipelines.
-EXPERIMENTS = ("nocturnal_point",)
+# Each is composed of the same four pipelines.
+EXPERIMENTS = {
+    row.name: row
+    for row in (
+        Experiment("nocturnal_point"),
+        Experiment("nocturnal_probabilistic", own=("comparison",)),
+        Experiment("prandial", own=("task",)),
+    )
+}
 DEFAULT = "nocturnal_point"
+STAGES = ("data_processing", "training", "evaluation", "reporting")
 
-_selected: list[tuple[str, ...]] = []
-_searched = [(DEFAULT, "ttm")]  # by the pipeline `tuning`, until parameters say
+# What parameters choose: see `select`.
+_selected: dict[str, Any] = {}
 
 
-def select_models(names: str | Sequence[str] | None) -> None:
-    """Make pipelines for these models only; every baseline runs beside them anyway.
+def select(parameters: dict[str, Any]) -> None:
+    """Make the pipelines for what these parameters name, and no others.
 
-    `names` is the parameter `models`: a list, or names separated by spaces. Raises `InputError`
-    on an unknown name.
+    `models` and `seeds`: lists, or words separated by spaces; every baseline runs beside them
+    anyway. `experiment`: whose stages run alone, and which one `tuning` searches, for `model`.
+    Raises `InputError` on an unknown name, and where a baseline is to be searched.
     """
+    chosen = {
+        "models": _models(parameters["models"]),
+        "seeds": _seeds(parameters["seeds"]),
+        "experiment": require_known("experiment", str(parameters["experiment"]), EXPERIMENTS),
+        "model": plugins.require("model", _searchable(parameters["model"])),
+    }
+    _selected.update(chosen)
+    project_pipelines.configure(__name__)  # forget pipelines made for another selection
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Every pipeline by name; `__default__` is the main experiment, whole."""
+    lanes = lanes_of(_selected.get("models", plugins.names("model")), _selected.get("seeds", ()))
+    experiment = EXPERIMENTS[_selected.get("experiment", DEFAULT)]
+    baselines = plugins.names("baseline")
+
+    def stages_of(experiment: Experiment) -> dict[str, Pipeline]:
+        return {
+            "data_processing": data_processing.create_pipeline(experiment),
+            "training": training.create_pipeline(experiment, lanes, baselines),
+            "evaluation": evaluation.create_pipeline(experiment, lanes, baselines),
+            "reporting": reporting.create_pipeline(experiment, lanes, baselines),
+        }
+
+    registered = {
+        name: sum(stages_of(row).values(), Pipeline([])) for name, row in EXPERIMENTS.items()
+    }
+    registered |= stages_of(experiment)
+    registered["tuning"] = tuning.create_pipeline(experiment, _selected.get("model", "ttm"))
+    registered["__default__"] = registered[DEFAULT]
+    return registered
+
+
+def _models(names: str | Sequence[str] | None) -> tuple[str, ...]:
     wanted = names.split() if isinstance(names, str) else list(names or ())
     baselines = plugins.names("baseline")
     for name in wanted:
         if name not in baselines:
             plugins.require("model", name)
-    models = tuple(dict.fromkeys(name for name in wanted if name not in baselines))
     if not wanted:
         raise InputError(
             f"'models' is empty; name one or more of {', '.join(plugins.names('model'))}, e.g. "
             f'--params="models=ttm".'
         )
-    _selected[:] = [models]
-    project_pipelines.configure(__name__)  # forget pipelines made for another selection
+    return tuple(dict.fromkeys(name for name in wanted if name not in baselines))
 
 
-def select_search(experiment: object, model: object) -> None:
-    """Make the pipeline `tuning` for this model of this experiment.
+def _seeds(given: object) -> tuple[int, ...]:
+    words = str(given).split() if isinstance(given, str | int) else list(given or ())  # type: ignore[call-overload]
+    try:
+        seeds = tuple(dict.fromkeys(int(word) for word in words))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"'seeds' is {given!r}; it holds whole numbers, e.g. --params=\"seeds=1 2 3\", or "
+            f"nothing, where training.seed is the one."
+        ) from error
+    if any(seed < 0 for seed in seeds):
+        raise InputError(f"'seeds' is {given!r}; a seed is 0 or more.")
+    return seeds
 
-    Raises `InputError` on an unknown name, and on a baseline: nothing of it is trained.
-    """
-    require_known("experiment", str(experiment), EXPERIMENTS)
+
+def _searchable(model: object) -> str:
     if model in plugins.names("baseline"):
         raise InputError(
             f"model '{model}' is a baseline, which is fitted in one go and has no trials; known: "
             f"{', '.join(plugins.names('model'))}."
         )
-    _searched[:] = [(str(experiment), plugins.require("model", str(model)))]
-    project_pipelines.configure(__name__)
-
-
-def register_pipelines() -> dict[str, Pipeline]:
-    """Every pipeline by name; `__default__` is the main experiment, whole."""
-    models = _selected[0] if _selected else plugins.names("model")
-    baselines = plugins.names("baseline")
-    stages = {
-        "data_processing": [data_processing.create_pipeline()],
-        "training": [training.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
-        "evaluation": [evaluation.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
-        "reporting": [reporting.create_pipeline(e, models, baselines) for e in EXPERIMENTS],
-    }
-    registered = {name: reduce(add, parts) for name, parts in stages.items()}
-    for number, experiment in enumerate(EXPERIMENTS):
-        registered[experiment] = registered["data_processing"] + reduce(
-            add, (stages[stage][number] for stage in ("training", "evaluation", "reporting"))
-        )
-    registered["tuning"] = tuning.create_pipeline(*_searched[0])
-    registered["__default__"] = registered[DEFAULT]
-    return registered
+    return str(model)

@@ -4,12 +4,11 @@ from nocturnal_kedro.hooks import (
     ClearErrors,
     Cluster,
     EntryChecks,
-    FinishedTrainings,
     RunRecord,
     Summary,
 )
 
-HOOKS = (EntryChecks(), RunRecord(), Cluster(), FinishedTrainings(), Summary(), ClearErrors())
+HOOKS = (EntryChecks(), RunRecord(), Cluster(), Summary(), ClearErrors())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

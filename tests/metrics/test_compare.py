@@ -21,6 +21,7 @@ from nocturnal_kedro.metrics.compare import (
 )
 from nocturnal_kedro.metrics.scores import MEASURES
 from nocturnal_kedro.metrics.significance import bootstrap_means, diebold_mariano_z
+from nocturnal_kedro.pipelines.experiments import Experiment, Lane
 from nocturnal_kedro.pipelines.reporting import create_pipeline
 
 QUICK = Comparison(resamples=500)
@@ -394,5 +395,5 @@ def test_mandatory_baselines_are_named_where_they_are_missing() -> None:
 def test_every_table_of_the_pipeline_has_the_mandatory_baselines() -> None:
     baselines = plugins.names("baseline")
     assert set(MANDATORY) <= set(baselines)
-    inputs = create_pipeline("e", ("ttm",), baselines).inputs()
+    inputs = create_pipeline(Experiment("e"), (Lane("ttm"),), baselines).inputs()
     assert {f"e.{name}.scores" for name in MANDATORY} <= inputs

@@ -25,7 +25,7 @@ from nocturnal_kedro.series.physiology import ACTIONS
 from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.training.artifact import save_artifact
 from nocturnal_kedro.training.data import Data
-from nocturnal_kedro.training.fit import fit_model
+from nocturnal_kedro.training.fit import Kept, fit_model
 from nocturnal_kedro.training.forecast import forecast
 from nocturnal_kedro.training.options import Training
 from tests.conftest import PROJECT
@@ -155,7 +155,7 @@ def test_only_glucose_and_sizes_are_sent_without_covariates(server: Server) -> N
 
 def test_no_name_no_source_and_no_date_of_anybody_is_sent(data: Data, server: Server) -> None:
     given = CONSENT | {"base_url": server.url, "covariates": ("iob_u", "clock")}
-    fit_model("timegpt", given, data, Training(), answers={})
+    fit_model("timegpt", given, data, Training(), kept=Kept(answers={}))
     assert server.nights == len(data.night_rows("validation"))
     names = set(data.corpus.people["subject"]) | set(data.corpus.people["source"])
     secret = re.compile("|".join([*names, *map(str, set(data.origins["origin"].dt.year))]))
@@ -673,7 +673,11 @@ def test_it_is_fitted_and_forecasts_like_any_model(
 ) -> None:
     answers: dict[str, bytes] = {}
     artifact = fit_model(
-        "timegpt", CONSENT | {"base_url": server.url}, data, Training(), answers=answers
+        "timegpt",
+        CONSENT | {"base_url": server.url},
+        data,
+        Training(),
+        kept=Kept(answers=answers),
     )
     asked_for = server.nights
     assert asked_for == len(data.night_rows("validation"))

@@ -12,13 +12,15 @@ from kedro.framework.context import KedroContext
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 
+from nocturnal_kedro.pipeline_registry import EXPERIMENTS
 from tests.conftest import PROJECT
 
 ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir())
 STAGES = ("data_processing", "training", "evaluation", "reporting")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
-    "answers",
+    "answers", "trained",
+    "{experiment}.origins", "{experiment}.outcomes", "{experiment}.tally",
     "tally", "quality", "made_from", "outcomes",
     "{experiment}.{model}.model",
     "{experiment}.{model}.unfinished", "{experiment}.{model}.searches",
@@ -37,7 +39,7 @@ def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
 
 
 def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
-    assert set(pipelines) == {*STAGES, "tuning", "nocturnal_point", "__default__"}
+    assert set(pipelines) == {*STAGES, "tuning", *EXPERIMENTS, "__default__"}
     assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
     names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
     assert names == {node.name for node in pipelines["nocturnal_point"].nodes}
@@ -50,7 +52,7 @@ def test_no_dataset_is_undeclared_and_none_is_orphaned(context: KedroContext) ->
     declared = context.config_loader["catalog"]
     patterns = context.catalog.config_resolver  # the context makes a catalog each time
     used = set()
-    for name in pipelines["nocturnal_point"].datasets() | pipelines["tuning"].datasets():
+    for name in {name for pipeline in pipelines.values() for name in pipeline.datasets()}:
         if name.startswith("params:"):
             continue
         pattern = patterns.match_dataset_pattern(name)
@@ -62,18 +64,18 @@ def test_no_dataset_is_undeclared_and_none_is_orphaned(context: KedroContext) ->
 
 def test_no_parameter_is_missing_and_none_is_orphaned(context: KedroContext) -> None:
     given = context.config_loader["parameters"]
-    inputs = pipelines["__default__"].inputs() | pipelines["tuning"].inputs()
+    inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs()}
     taken = {n.removeprefix("params:") for n in inputs if "params:" in n}
     for name in taken:
         value = given
         for part in name.split("."):
             value = value[part]
-    by_hooks = {"models", "cluster", "experiment", "model"}
+    by_hooks = {"models", "seeds", "cluster", "experiment", "model"}
     assert {name.split(".")[0] for name in taken} | by_hooks == set(given)
 
 
 def test_every_node_can_be_sent_to_another_process(context: KedroContext) -> None:
-    for node in pipelines["__default__"].nodes + pipelines["tuning"].nodes:
+    for node in {node for pipeline in pipelines.values() for node in pipeline.nodes}:
         again = pickle.loads(pickle.dumps(node))
         assert again.name == node.name
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.training.artifact import Artifact, save_artifact
 from nocturnal_kedro.training.data import Data
-from nocturnal_kedro.training.fit import fit_model
+from nocturnal_kedro.training.fit import Kept, fit_model
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.unfinished import Unfinished
 
@@ -29,7 +29,7 @@ ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 def fit(data: Data, training: Training, kept: Unfinished | None) -> Artifact:
     given = {"preset": "tiny", "learning_rate": 1e-3}
-    return fit_model("ttm", given, data, training, HARDWARE, kept)
+    return fit_model("ttm", given, data, training, HARDWARE, Kept(kept))
 
 
 def main(data: Data, folder: Path, kills: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 from nocturnal_kedro.errors import StoppedError
 from nocturnal_kedro.training.artifact import Artifact, load_artifact
 from nocturnal_kedro.training.data import Data
-from nocturnal_kedro.training.fit import fit_model
+from nocturnal_kedro.training.fit import Kept, fit_model
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.unfinished import Unfinished
 
@@ -122,10 +122,10 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on(
         once_kept(tmp_path, lambda: os.kill(os.getpid(), number)),
         pytest.raises(StoppedError, match=r"told to stop after step \d+ of at most 20: it is kept"),
     ):
-        state_of("ttm", data, hardware, unfinished=Unfinished(tmp_path))
+        state_of("ttm", data, hardware, kept=Kept(Unfinished(tmp_path)))
     assert signal.getsignal(number) is before
     assert_close(
-        state_of("ttm", data, hardware, unfinished=Unfinished(tmp_path)),
+        state_of("ttm", data, hardware, kept=Kept(Unfinished(tmp_path))),
         whole[hardware.processes],
         0,
     )
@@ -146,7 +146,7 @@ def test_a_lost_process_takes_nothing_with_it(
         workers[1].kill()
 
     with once_kept(tmp_path, kill_one):
-        fitted = state_of("ttm", data, TWO_KEPT, unfinished=Unfinished(tmp_path))
+        fitted = state_of("ttm", data, TWO_KEPT, kept=Kept(Unfinished(tmp_path)))
     assert_close(fitted, whole[2], 0)
 
 
@@ -158,5 +158,5 @@ def test_deepspeed_learns_what_one_process_does(
     """Asked for a CPU, accelerate would quietly take plain DDP: the world says what it got."""
     pytest.importorskip("deepspeed")
     hardware = Hardware(processes=2, parallel=parallel, checkpoint_steps=5)
-    fitted = state_of("ttm", data, hardware, unfinished=Unfinished(tmp_path))
+    fitted = state_of("ttm", data, hardware, kept=Kept(Unfinished(tmp_path)))
     assert_close(fitted, whole[1], 1e-5)

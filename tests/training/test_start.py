@@ -372,7 +372,7 @@ def test_weights_that_have_seen_the_tested_people_are_refused(fitted: Path, data
     origins = build_origins(data.corpus, series_splits, data.task)[0]
     other = Data(data.corpus, series_splits, origins, data.task)
     given = {"strategy": "zero_shot", "weights": str(fitted)}
-    with pytest.raises(InputError, match="people who are tested on now"):
+    with pytest.raises(InputError, match="people that are tested on now"):
         fit_model("ttm", given, other, SHORT)
 
 

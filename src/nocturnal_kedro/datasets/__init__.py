@@ -5,6 +5,7 @@ from nocturnal_kedro.datasets.artifact import ArtifactDataset
 from nocturnal_kedro.datasets.corpus import CorpusDataset
 from nocturnal_kedro.datasets.prepared import PreparedDataset
 from nocturnal_kedro.datasets.source import SourceDataset
+from nocturnal_kedro.datasets.trained import TrainedDataset
 from nocturnal_kedro.datasets.unfinished import UnfinishedDataset
 from nocturnal_kedro.datasets.versions import DataVersionsDataset
 
@@ -15,5 +16,6 @@ __all__ = [
     "DataVersionsDataset",
     "PreparedDataset",
     "SourceDataset",
+    "TrainedDataset",
     "UnfinishedDataset",
 ]

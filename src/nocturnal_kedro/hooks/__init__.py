@@ -2,7 +2,6 @@
 
 from nocturnal_kedro.hooks.cluster import Cluster
 from nocturnal_kedro.hooks.entry import ClearErrors, EntryChecks
-from nocturnal_kedro.hooks.finished import FinishedTrainings
 from nocturnal_kedro.hooks.record import RunRecord, Summary
 
-__all__ = ["ClearErrors", "Cluster", "EntryChecks", "FinishedTrainings", "RunRecord", "Summary"]
+__all__ = ["ClearErrors", "Cluster", "EntryChecks", "RunRecord", "Summary"]

@@ -26,7 +26,7 @@ from nocturnal_kedro.training.options import Hardware
 
 MODEL_OPTIONS = "params:model_options."
 # Parameters that no node takes as they are.
-HOOKS_TAKE = ("model_options", "models", "cluster", "experiment", "model")
+HOOKS_TAKE = ("model_options", "models", "seeds", "cluster", "experiment", "model")
 
 
 class EntryChecks:
@@ -34,13 +34,12 @@ class EntryChecks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        from nocturnal_kedro.pipeline_registry import select_models, select_search
+        from nocturnal_kedro.pipeline_registry import select
 
         parameters = context.config_loader["parameters"]
         with told_on_the_command_line():
             _require_one_place_of_parameters()
-            select_models(parameters["models"])
-            select_search(parameters["experiment"], parameters["model"])
+            select(parameters)
             require_known_parameters(parameters, context.config_loader["globals"])
 
     @hook_impl(tryfirst=True)
@@ -99,6 +98,10 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
             )
     for name in parameters:
         require_known("parameter", name, {*taken, *HOOKS_TAKE, *shared})
+    own = {tuple(name.removeprefix("params:").split(".")) for name in taken_whole if "." in name}
+    for section in {path[0] for path in own} - set(HOOKS_TAKE):
+        for name in parameters[section]:
+            require_known(f"parameter of {section}", name, {p[1] for p in own if p[0] == section})
     options = parameters["model_options"]
     for name in options:
         plugins.require("model", name)
@@ -113,7 +116,10 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
     for name, record in records.items():
         if isinstance(record, type) and issubclass(record, BaseModel):
-            validated(record, parameters[name], f"parameter '{name}'")
+            given = parameters
+            for part in name.split("."):
+                given = given[part]
+            validated(record, given, f"parameter '{name}'")
 
 
 def _require_one_place_of_parameters() -> None:
@@ -180,15 +186,15 @@ def _require_made(needed: set[str], catalog: DataCatalog) -> None:
     for name in sorted(needed - {RUN_RECORD}):
         if name.startswith("param") or catalog.exists(name):
             continue
-        maker = next(
-            stage
-            for pipeline in pipelines.values()
+        maker, stage = next(
+            (maker, stage)
+            for maker, pipeline in pipelines.items()
             for node in pipeline.nodes
             if name in node.outputs
             for stage in node.tags
         )
         raise InputError(
             f"'{name}' is needed and does not exist: {catalog[name]}. Run "
-            f"`kedro run --pipelines={maker}` with the same --params first, or give the "
-            f"data_root of the run that made it."
+            f"`kedro run --pipelines={maker} --tags={stage}` with the same --params first, or give "
+            f"the data_root of the run that made it."
         )

@@ -43,6 +43,7 @@ class Comparison(BaseModel, extra="forbid", frozen=True):
     # The same columns again up to here, as `*_6h`, where the horizon is longer than that.
     also_hours: tuple[float, ...] = (6.0,)
     night_loss: Literal["mse", "crps_mg_dl"] = "mse"  # what nights are compared by
+    rank_by: Literal["rmse_mg_dl", "crps_mg_dl"] = "rmse_mg_dl"  # and who is tied with the best
 
 
 def build_leaderboards(
@@ -62,7 +63,7 @@ def build_leaderboards(
 
 
 def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
-    """One row per test split and model, best first.
+    """One row per test split and model, best first by `rank_by`.
 
     Columns (see docs/metrics.md): model, split, nights, subjects, rmse_mg_dl with its 95 %
     interval rmse_low_mg_dl to rmse_high_mg_dl, rmse_pooled_mg_dl, crps_low_mg_dl to
@@ -90,7 +91,8 @@ def build_leaderboard(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFr
             counts = [name for name in ("nights", "subjects", "seeds") if name in part]
             table = table.join(part.drop(columns=counts).add_suffix(f"_{hours:g}h"))
         table.insert(0, "split", split)
-        tables.append(table.sort_values("rmse_mg_dl", kind="stable").reset_index(names="model"))
+        table = table.sort_values(comparison.rank_by, kind="stable")
+        tables.append(table.reset_index(names="model"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -102,17 +104,19 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     rmse_MP = np.nanmean(rmse_MSP, axis=1)
     boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
     reference = macro.index.get_loc(REFERENCE)
-    best = int(np.argmin(rmse_MP.mean(axis=1)))
     low, high = _interval(boot_RM)
     skill_low, skill_high = _interval(1 - boot_RM / boot_RM[:, [reference]])
-    worse_low, _ = _interval(boot_RM - boot_RM[:, [best]])
     crps_MSP = _by_seed(by_person["crps_mg_dl"].unstack(PERSON))
-    crps_low, crps_high = _interval(
-        bootstrap_means(crps_MSP, comparison.resamples, comparison.seed)
-    )
+    crps_RM = bootstrap_means(crps_MSP, comparison.resamples, comparison.seed)
+    crps_low, crps_high = _interval(crps_RM)
+    by_rmse = comparison.rank_by == "rmse_mg_dl"
+    judged_RM = boot_RM if by_rmse else crps_RM
+    judged_MP = rmse_MP if by_rmse else np.nanmean(crps_MSP, axis=1)
+    best = int(np.argmin(judged_MP.mean(axis=1)))
+    worse_low, _ = _interval(judged_RM - judged_RM[:, [best]])
     others = np.arange(len(macro)) != best
     p = np.ones(len(macro))
-    p[others] = holm(wilcoxon_p(rmse_MP[others] - rmse_MP[best]))
+    p[others] = holm(wilcoxon_p(judged_MP[others] - judged_MP[best]))
     apart = (worse_low > 0) & (p < LEVEL)
 
     points = scores.groupby("model")["points"].sum()

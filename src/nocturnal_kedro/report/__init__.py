@@ -263,20 +263,20 @@ def _tables(content: Content) -> list[dict[str, Any]]:
             "source": source,
             "split": split,
             "hours": hours,
-            "rows": _up_to(rows, suffix).to_dict("records"),
+            "rows": _up_to(rows, suffix, content.comparison.rank_by).to_dict("records"),
         }
         for (source, split), rows in sorted(by, key=lambda group: group[0][0] != "all")
         for hours, suffix in _horizons(content).items()
     ]
 
 
-def _up_to(rows: pd.DataFrame, suffix: str) -> pd.DataFrame:
+def _up_to(rows: pd.DataFrame, suffix: str, rank_by: str) -> pd.DataFrame:
     """The columns of one horizon under their plain names, best model first."""
     if suffix:
         measured = rows[[name for name in rows if name.endswith(suffix)]]
         measured.columns = measured.columns.str.removesuffix(suffix)
         rows = rows[["model", "nights", "subjects"]].join(measured)
-    return rows.sort_values("rmse_mg_dl")
+    return rows.sort_values(rank_by)
 
 
 def _alarms(content: Content) -> list[dict[str, Any]]:
@@ -328,7 +328,7 @@ def _tally(tally: pd.DataFrame) -> dict[str, Any]:
     by = ["source", "stage", "effect", "reason"]
     by_source = rows.groupby(by, sort=False)["rows"].sum().reset_index()
     nights = tally[tally["stage"] == "nights"].assign(
-        kept=lambda frame: frame["rows"].where(frame["reason"] == KEPT, 0)
+        kept=lambda frame: frame["rows"].where(frame["reason"].isin(KEPT), 0)
     )
     people = nights.groupby(["source", "subject"])[["rows", "kept"]].sum().reset_index()
     return {

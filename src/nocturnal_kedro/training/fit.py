@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.calibration import Spread, fit_spread
 from nocturnal_kedro.models import ModelOptions
 from nocturnal_kedro.series.scaler import fit_scaler
+from nocturnal_kedro.series.schema import TEST_SPLITS
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.device import device_name, settle
@@ -33,8 +36,25 @@ from nocturnal_kedro.training.loop import ONE_AT_A_TIME, Care
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.resume import Checkpoints
 from nocturnal_kedro.training.start import Start, merge
+from nocturnal_kedro.training.trained import Trained, key_of
 from nocturnal_kedro.training.unfinished import Unfinished, only_one
 from nocturnal_kedro.versions import versions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What outlives a run; None where it is not to be."""
+
+    unfinished: Unfinished | None = (
+        None  # trainings that were cut off: one goes on from where it was
+    )
+    trained: Trained | None = None  # whole ones: none is repeated
+    answers: Answers | None = None  # of a service
+
+
+NOTHING_KEPT = Kept()
 
 
 def fit_model(
@@ -43,40 +63,44 @@ def fit_model(
     data: Data,
     training: Training,
     hardware: Hardware | None = None,
-    unfinished: Unfinished | None = None,
-    answers: Answers | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Artifact:
     """Start the model as its strategy says, train it, and learn from validation how it errs.
 
-    `given` are its options that differ from the defaults; `unfinished` keeps its
-    trainings that were cut off, and this one goes on from where it is one of them. Raises
-    `InputError` on unusable options or weights, hardware that is not there, no window, a diverging
-    loss, and where training changed nothing; `StoppedError` where it was told to stop.
+    `given` are its options that differ from the defaults. Raises `InputError` on unusable options
+    or weights, hardware that is not there, no window, a diverging loss, and where training changed
+    nothing; `StoppedError` where it was told to stop.
     """
     options: Any = plugins.options("model", name, given)
     data.require_frozen()
     validation_rows = data.night_rows("validation")
     require_windows(name, "validation", validation_rows)
     if plugins.is_service(name):
-        return _ask_service(name, options, data, validation_rows, answers)
+        return _ask_service(name, options, data, kept.answers)
 
     hardware = settle(hardware or Hardware(), training)
     with ONE_AT_A_TIME:
         begun = begin(name, options, data, training, hardware)
         start, earlier = begun.start, begun.start.earlier
-        require_apart(begun)
-        learnt, kept = Learnt.nothing(), None
+        if earlier:
+            require_apart(earlier, data)
+        what = describe(begun)
+        key = key_of("model", name, what)
+        if found := _find(key, name, kept.trained):
+            return found
+        learnt, checkpoints = Learnt.nothing(), None
         if options.strategy != "zero_shot":
-            if unfinished:
-                kept = unfinished.folder_of(describe(begun))
-            learnt = _learn(begun, kept)
+            if kept.unfinished:
+                checkpoints = kept.unfinished.folder_of(what)
+            learnt = _learn(begun, checkpoints)
         gatherer = begun.gatherer
         module = start.module.to(gatherer.device)
         parameters = sum(weight.numel() for weight in module.parameters())
         state = _to_keep(start)
     answer, target_NH = answer_of_module(module, data.corpus, gatherer, validation_rows)
     learnt_from = set(data.trained_people()) if learnt.state else set()
-    return Artifact(
+    spans = _learnt_from(data) if learnt.state else []
+    artifact = Artifact(
         name=name,
         kind="model",
         options=start.options.model_dump(mode="json"),
@@ -87,7 +111,9 @@ def fit_model(
         state=state,
         spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows)),
         record={
+            "key": key,
             "data": data.fingerprint(),
+            "learnt_from": spans + (earlier.record["learnt_from"] if earlier else []),
             "task": data.task.model_dump(),
             "training": training.model_dump(),
             "hardware": hardware.model_dump() | {"name": device_name(hardware.device)},
@@ -98,10 +124,25 @@ def fit_model(
             "windows": learnt.windows,
             "best_epoch": learnt.best_epoch,
             "train_seconds": learnt.seconds,
-            "checkpoints": kept and str(kept.resolve()),  # in the way once this is saved
         },
         log=learnt.log,
     )
+    if kept.trained:
+        kept.trained.keep(key, artifact)
+        if checkpoints:
+            shutil.rmtree(checkpoints)  # what they kept from being lost is on disk
+    return artifact
+
+
+def _find(key: str, name: str, trained: Trained | None) -> Artifact | None:
+    found = trained.find(key) if trained else None
+    if trained and found:
+        logger.info(
+            "'%s' was trained before with the same data, settings and code; it is taken from '%s'",
+            name,
+            trained.folder_of(key),
+        )
+    return found
 
 
 def _learn(begun: Begun, kept: Path | None) -> Learnt:
@@ -134,15 +175,32 @@ def describe(begun: Begun) -> dict[str, Any]:
         "task": begun.data.task.model_dump(),
         "training": begun.training.model_dump(),
         "parallel": begun.hardware.parallel if begun.hardware.world > 1 else "ddp",
+        "precision": begun.hardware.precision,
     }
 
 
-def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Training) -> Artifact:
+def fit_baseline(
+    name: str,
+    given: dict[str, Any],
+    data: Data,
+    training: Training,
+    trained: Trained | None = None,
+) -> Artifact:
     """Fit a baseline to the training rows and windows, and learn from validation how it errs."""
     options = plugins.options("baseline", name, given)
     data.require_frozen()
     validation_rows = data.night_rows("validation")
     require_windows(name, "validation", validation_rows)
+    what = {
+        "options": options.model_dump(mode="json"),
+        "data": data.fingerprint(),
+        "task": data.task.model_dump(),
+        "anchor_hours": training.anchor_hours,
+        "seed": training.seed,
+    }
+    key = key_of("baseline", name, what)
+    if found := _find(key, name, trained):
+        return found
     scaler = fit_scaler(data.corpus, data.splits)
     people = data.trained_people()
     around_anchor = data.rows_around_anchor(training.anchor_hours)
@@ -164,7 +222,9 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
         state=state,
         spread=Spread.none(data.task.horizon_steps),
         record={
+            "key": key,
             "data": data.fingerprint(),
+            "learnt_from": _learnt_from(data),
             "task": data.task.model_dump(),
             "versions": versions(),
             "parameters": _count_numbers(state),
@@ -172,10 +232,19 @@ def fit_baseline(name: str, given: dict[str, Any], data: Data, training: Trainin
         },
         log=pd.DataFrame(),
     )
-    answer, target_NH, _ = answer_with(artifact, data, validation_rows)
-    return replace(
-        artifact, spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows))
-    )
+    artifact = with_spread(artifact, data)
+    if trained:
+        trained.keep(key, artifact)
+    return artifact
+
+
+def with_spread(
+    artifact: Artifact, data: Data, device: str = "cpu", answers: Answers | None = None
+) -> Artifact:
+    """The artifact with the spread that its errors have on the validation nights of `data`."""
+    rows = data.night_rows("validation")
+    answer, target_NH, _ = answer_with(artifact, data, rows, device, answers)
+    return replace(artifact, spread=fit_spread(*answer, target_NH, data.corpus.person_of(rows)))
 
 
 def _count_numbers(state: dict[str, np.ndarray]) -> int | None:
@@ -189,7 +258,6 @@ def _ask_service(
     name: str,
     options: ModelOptions,
     data: Data,
-    validation_rows: np.ndarray,
     answers: Answers | None,
 ) -> Artifact:
     """Nothing is trained here; validation nights are asked for, to learn how it errs."""
@@ -204,7 +272,9 @@ def _ask_service(
         state={},
         spread=Spread.none(data.task.horizon_steps),
         record={
+            "key": key_of("model", name, {"options": options.model_dump(mode="json")}),
             "data": data.fingerprint(),
+            "learnt_from": [],
             "task": data.task.model_dump(),
             "parameters": None,  # not published
             "windows": 0,
@@ -213,10 +283,7 @@ def _ask_service(
         },
         log=pd.DataFrame(),
     )
-    answer, target_NH, _ = answer_with(artifact, data, validation_rows, answers=answers)
-    return replace(
-        artifact, spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows))
-    )
+    return with_spread(artifact, data, answers=answers)
 
 
 def _to_keep(start: Start) -> dict[str, np.ndarray]:
@@ -232,16 +299,30 @@ def _to_keep(start: Start) -> dict[str, np.ndarray]:
     return {name: state[name].detach().cpu().numpy() for name in sorted(names)}
 
 
-def require_apart(begun: Begun) -> None:
-    """Weights fitted before must not have learnt from anybody that is tested on now."""
-    earlier, data = begun.start.earlier, begun.data
-    if earlier is None or earlier.record["data"] == data.fingerprint():
-        return
-    known = sorted(set(earlier.people) & set(data.tested_people()))
-    if known:
+def _learnt_from(data: Data) -> list[dict[str, str]]:
+    """Whose readings a model learns from, or is chosen by, and from when to when (half open)."""
+    own = data.splits[data.splits["split"].isin(("train", "validation"))]
+    return own[["source", "subject", "start", "end"]].astype(str).to_dict("records")
+
+
+def require_apart(artifact: Artifact, data: Data) -> None:
+    """Raise `InputError` if it has learnt from, or was chosen by, time that is tested on now."""
+    if "learnt_from" not in artifact.record:
         raise InputError(
-            f"model '{begun.name}': the weights of '{begun.start.options.weights}' have learnt "
-            f"from other readings or splits of {len(known)} people who are tested on now, "
-            f"{known[0]} among them. Start from weights of other people, or with the splits they "
-            f"were fitted to."
+            f"the artifact of '{artifact.name}' does not tell which days it has learnt from: it "
+            f"was written by another version. Run the training pipeline again."
+        )
+    learnt = pd.DataFrame(
+        artifact.record["learnt_from"], columns=["source", "subject", "start", "end"]
+    )
+    learnt[["start", "end"]] = learnt[["start", "end"]].apply(pd.to_datetime)
+    tested = data.splits[data.splits["split"].isin(TEST_SPLITS)]
+    both = learnt.merge(tested, on=["source", "subject"], suffixes=("", "_tested"))
+    known = both[(both["start"] < both["end_tested"]) & (both["start_tested"] < both["end"])]
+    if len(known):
+        people = sorted(set(known["source"] + "/" + known["subject"]))
+        raise InputError(
+            f"the weights of '{artifact.name}' have learnt from days of {len(people)} people that "
+            f"are tested on now, {people[0]} among them. Start from weights of other people, or "
+            f"with the splits they were fitted to."
         )

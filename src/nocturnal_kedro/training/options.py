@@ -16,7 +16,8 @@ class Training(BaseModel, extra="forbid", frozen=True):
     epochs: int = Field(default=10, ge=1)  # upper bound: early stopping ends it sooner
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=32, ge=1)  # windows of a step, over all processes together
-    anchor_hours: float = Field(default=3.0, gt=0, le=12)  # origins this near to the anchor
+    # Origins this near to the anchor; None: 3 of midnight and bedtime, 0.5 of meal and sliding.
+    anchor_hours: float | None = Field(default=None, gt=0, le=12)
     balance_sources: bool = True  # each source gives a pass over the windows equally many
     # Of anybody's windows a pass takes at most this many times the median person's; None: all.
     subject_cap: float | None = Field(default=3.0, ge=1)
@@ -26,6 +27,10 @@ class Training(BaseModel, extra="forbid", frozen=True):
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of a running mean of the weights
     patience: int = Field(default=4, ge=1)  # epochs without a better validation
+
+    def with_seed(self, seed: int | None) -> Self:
+        """The same with another seed, if one is given."""
+        return self if seed is None else self.model_copy(update={"seed": seed})
 
 
 class Hardware(BaseModel, extra="forbid", frozen=True):

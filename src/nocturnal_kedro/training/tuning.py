@@ -81,7 +81,8 @@ def search(
     space = space_of(name, given, training, tuning)
     with ONE_AT_A_TIME:
         begun = begin(name, options, data, training, settled)
-        require_apart(begun)
+        if begun.start.earlier:
+            require_apart(begun.start.earlier, data)
         what = describe(begun) | {
             "space": {n: t.model_dump() if isinstance(t, Range) else t for n, t in space.items()},
             "tuning": tuning.model_dump(exclude={"space"}),

@@ -3,10 +3,15 @@
 from kedro.pipeline import Pipeline, node
 
 from nocturnal_kedro.pipelines.data_processing import nodes
+from nocturnal_kedro.pipelines.experiments import Experiment
 
 
-def create_pipeline() -> Pipeline:
-    """From the raw files to the corpus and its frozen tables; shared by every experiment."""
+def create_pipeline(experiment: Experiment) -> Pipeline:
+    """From the raw files to the corpus, which every experiment shares, and its frozen tables."""
+    return _create_corpus() + _freeze_tables(experiment)
+
+
+def _create_corpus() -> Pipeline:
     return Pipeline(
         [
             node(
@@ -29,22 +34,35 @@ def create_pipeline() -> Pipeline:
                 name="assemble_corpus",
             ),
             node(
-                nodes.freeze_origins,
-                ["corpus", "splits", "series_tally", "params:task"],
-                ["origins", "tally"],
-                name="freeze_origins",
-            ),
-            node(
-                nodes.describe_nights,
-                ["corpus", "origins", "params:task"],
-                "outcomes",
-                name="describe_nights",
-            ),
-            node(
                 nodes.measure_quality,
                 ["series", "corpus", "series_tally", "overlaps"],
                 "quality",
                 name="measure_quality",
+            ),
+        ],
+        tags="data_processing",
+    )
+
+
+def _freeze_tables(experiment: Experiment) -> Pipeline:
+    """What follows from the task: a namespace of its own where the experiment has its own."""
+    task, shared = experiment.parameter("task"), experiment.shared
+    namespace = experiment.name if "task" in experiment.own else None
+    return Pipeline(
+        [
+            node(
+                nodes.freeze_origins,
+                ["corpus", "splits", "series_tally", task],
+                [shared("origins"), shared("tally")],
+                name="freeze_origins",
+                namespace=namespace,
+            ),
+            node(
+                nodes.describe_nights,
+                ["corpus", shared("origins"), task],
+                shared("outcomes"),
+                name="describe_nights",
+                namespace=namespace,
             ),
             node(
                 nodes.audit_data,
@@ -53,15 +71,16 @@ def create_pipeline() -> Pipeline:
                     "series",
                     "corpus",
                     "splits",
-                    "origins",
+                    shared("origins"),
                     "overlaps",
-                    "params:task",
+                    task,
                     "params:physiology",
                     "params:grid",
                     "params:audit",
                 ],
-                "audit",
+                shared("audit"),
                 name="audit_data",
+                namespace=namespace,
             ),
         ],
         tags="data_processing",

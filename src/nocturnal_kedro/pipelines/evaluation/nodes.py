@@ -69,6 +69,7 @@ def score(
     *,
     experiment: str,
     model: str,
+    seed: int | None,
 ) -> tuple[pd.DataFrame, ...]:
     """Scores by person, step, hour and band, by night, by level, and of single low readings; and
     under other papers' rules."""
@@ -80,6 +81,7 @@ def score(
         translate(laid_out),
     )
     marks = {"experiment": experiment, "model": model, "data": cost["data"]}
+    marks |= {} if seed is None else {"seed": seed}
     return tuple(
         pd.concat([pd.DataFrame(marks, index=table.index), table], axis=1) for table in tables
     )

@@ -5,44 +5,42 @@ from functools import partial, update_wrapper
 from kedro.pipeline import Node, Pipeline, node
 
 from nocturnal_kedro.pipelines.evaluation import nodes
+from nocturnal_kedro.pipelines.experiments import Experiment, Lane
 
 SCORED = ("scores", "night_scores", "level_scores", "low_readings", "translated")
 
 
 def create_pipeline(
-    experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
+    experiment: Experiment, lanes: tuple[Lane, ...], baselines: tuple[str, ...]
 ) -> Pipeline:
-    """Of every model and baseline its forecasts, lows and cost, and all scores of them."""
+    """Of every lane and baseline its forecasts, lows and cost, and all scores of them."""
+    every = (*lanes, *map(Lane, baselines))
     return Pipeline(
-        [
-            part
-            for model in (*models, *baselines)
-            for part in _one_model(experiment, model, f"{experiment}.{model}")
-        ],
-        tags="evaluation",
+        [part for lane in every for part in _one_lane(experiment, lane)], tags="evaluation"
     )
 
 
-def _one_model(experiment: str, model: str, namespace: str) -> list[Node]:
-    score = partial(nodes.score, experiment=experiment, model=model)
+def _one_lane(experiment: Experiment, lane: Lane) -> list[Node]:
+    namespace, origins = f"{experiment.name}.{lane.name}", experiment.shared("origins")
+    score = partial(nodes.score, experiment=experiment.name, model=lane.model, seed=lane.seed)
     return [
         node(
             nodes.forecast_nights,
-            [f"{namespace}.model", "corpus", "splits", "origins", "params:hardware", "answers"],
+            [f"{namespace}.model", "corpus", "splits", origins, "params:hardware", "answers"],
             [f"{namespace}.forecasts", f"{namespace}.cost"],
             name="forecast",
             namespace=namespace,
         ),
         node(
             nodes.foresee,
-            [f"{namespace}.model", f"{namespace}.forecasts", "origins", f"{namespace}.cost"],
+            [f"{namespace}.model", f"{namespace}.forecasts", origins, f"{namespace}.cost"],
             f"{namespace}.lows",
             name="foresee",
             namespace=namespace,
         ),
         node(
             update_wrapper(score, nodes.score),
-            [f"{namespace}.forecasts", "origins", f"{namespace}.cost", "params:evaluation"],
+            [f"{namespace}.forecasts", origins, f"{namespace}.cost", "params:evaluation"],
             [f"{namespace}.{kind}" for kind in SCORED],
             name="score",
             namespace=namespace,

@@ -6,78 +6,94 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline, node
 
+from nocturnal_kedro.pipelines.experiments import Experiment, Lane
 from nocturnal_kedro.pipelines.reporting import nodes
 
 
 def create_pipeline(
-    experiment: str, models: tuple[str, ...], baselines: tuple[str, ...]
+    experiment: Experiment, lanes: tuple[Lane, ...], baselines: tuple[str, ...]
 ) -> Pipeline:
-    """The tables of `nodes.TABLES` and `{experiment}.report` from what evaluation saved."""
-    names = (*models, *baselines)
+    """The tables of `nodes.TABLES` and `{experiment}.report` from what evaluation saved.
 
-    def of_each(*kinds: str) -> list[str]:
-        return [f"{experiment}.{model}.{kind}" for kind in kinds for model in names]
+    Errors are of all training seeds; figures, alarms and bands of each model's first.
+    """
+    name = experiment.name
+    models = tuple(lane.name for lane in lanes if lane.first)
+    further = tuple(lane.name for lane in lanes if not lane.first)
+
+    def of_each(kind: str, names: tuple[str, ...] = (*models, *baselines)) -> list[str]:
+        return [f"{name}.{model}.{kind}" for model in names]
 
     def of_models(*kinds: str) -> dict[str, str]:
-        return {name.removeprefix(f"{experiment}."): name for name in of_each(*kinds)}
+        made = [entry for kind in kinds for entry in of_each(kind)]
+        return {entry.removeprefix(f"{name}."): entry for entry in made}
+
+    def of_seeds(kind: str) -> list[str]:
+        return of_each(kind) + of_each(kind, further)
 
     def make(function: Callable[..., Any], inputs: Any, *outputs: str) -> Node:
-        made = [f"{experiment}.{output}" for output in outputs]
+        made = [f"{name}.{output}" for output in outputs]
         return node(
             function,
             inputs,
             made if len(made) > 1 else made[0],
             name=function.__name__,
-            namespace=experiment,
+            namespace=name,
         )
 
+    comparison = experiment.parameter("comparison")
     write_report = update_wrapper(
-        partial(nodes.write_report, experiment=experiment, models=models, baselines=baselines),
+        partial(nodes.write_report, experiment=name, models=models, baselines=baselines),
         nodes.write_report,
     )
     shown = {
-        "comparison": "params:comparison",
+        "comparison": comparison,
         "evaluation": "params:evaluation",
         "made_from": "made_from",
         "run_record": "run_record",
-        **{name: f"{experiment}.{name}" for name in nodes.TABLES},
-        **{name: name for name in nodes.OF_DATA},
+        **{table: f"{name}.{table}" for table in nodes.TABLES},
+        **{table: experiment.shared(table) for table in nodes.OF_DATA},
         **of_models(*nodes.OF_MODELS),
     }
     return Pipeline(
         [
             make(
                 nodes.rank_models,
-                ["params:comparison", "params:evaluation", "origins", *of_each("scores")],
+                [
+                    comparison,
+                    "params:evaluation",
+                    experiment.shared("origins"),
+                    *of_seeds("scores"),
+                ],
                 "leaderboard",
             ),
             make(
                 nodes.compare_pairs,
-                ["params:comparison", *of_each("night_scores")],
+                [comparison, *of_seeds("night_scores")],
                 "pairs",
             ),
             make(
                 nodes.judge_alarms,
-                ["params:comparison", "outcomes", *of_each("lows")],
+                [comparison, experiment.shared("outcomes"), *of_each("lows")],
                 "alarms",
                 "trade_off",
                 "reliability",
             ),
             make(
                 nodes.judge_readings,
-                ["params:comparison", *of_each("low_readings")],
+                [comparison, *of_each("low_readings")],
                 "readings",
             ),
             make(
                 nodes.check_levels,
-                ["params:comparison", *of_each("level_scores")],
+                [comparison, *of_each("level_scores")],
                 "calibration",
                 "bands",
             ),
             make(
                 nodes.break_down,
                 {
-                    "comparison": "params:comparison",
+                    "comparison": comparison,
                     "quality": "quality",
                     **of_models("scores", "night_scores"),
                 },

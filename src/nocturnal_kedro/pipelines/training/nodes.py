@@ -12,6 +12,7 @@ from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.trained import Trained
 from nocturnal_kedro.training.unfinished import Unfinished
 
 
@@ -26,16 +27,19 @@ def fit_model(
     options: dict[str, Any],
     answers: MutableMapping[str, bytes],
     unfinished: Unfinished,
+    trained: Trained,
     *,
     model: str,
+    seed: int | None,
 ) -> Artifact:
     """Train one model on the training split; validation nights choose the epoch."""
     from nocturnal_kedro.training.data import Data
-    from nocturnal_kedro.training.fit import fit_model
+    from nocturnal_kedro.training.fit import Kept, fit_model
 
     data = Data(corpus, splits, origins, task)
     require_audited(audit, data.fingerprint())
-    return fit_model(model, options, data, training, hardware, unfinished, answers)
+    kept = Kept(unfinished, trained, answers)
+    return fit_model(model, options, data, training.with_seed(seed), hardware, kept)
 
 
 def fit_baseline(
@@ -46,6 +50,7 @@ def fit_baseline(
     task: Task,
     training: Training,
     options: dict[str, Any],
+    trained: Trained,
     *,
     baseline: str,
 ) -> Artifact:
@@ -55,4 +60,4 @@ def fit_baseline(
 
     data = Data(corpus, splits, origins, task)
     require_audited(audit, data.fingerprint())
-    return fit_baseline(baseline, options.get(baseline, {}), data, training)
+    return fit_baseline(baseline, options.get(baseline, {}), data, training, trained)
