@@ -22,7 +22,7 @@ def nights_by_person(tally: pd.DataFrame) -> Figure:
     nights = tally[tally["stage"] == "nights"]
     person = nights["source"] + "/" + nights["subject"]
     table = nights.pivot_table(index=person, columns="reason", values="rows", fill_value=0)
-    order = sorted(table.columns, key=lambda reason: reason != KEPT)
+    order = sorted(table.columns, key=lambda reason: reason not in KEPT)
     figure = Figure()
     for reason, colour in zip(order, COLOURS, strict=False):
         figure.add_bar(x=table.index, y=table[reason], name=reason, marker={"color": colour})

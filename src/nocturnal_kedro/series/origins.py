@@ -3,38 +3,108 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import re
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.corpus import Corpus
-from nocturnal_kedro.series.schema import SLOT, SPLITS, STEPS_PER_DAY, TEST_SPLITS, make_tally
+from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus
+from nocturnal_kedro.series.schema import (
+    SLOT,
+    SPLITS,
+    STEP_MINUTES,
+    STEPS_PER_DAY,
+    STEPS_PER_HOUR,
+    TEST_SPLITS,
+    make_tally,
+)
 
-KEPT = "nights kept"
+# What one origin is of, and what all of them are, in the words of tallies and the report.
+ASKED = {
+    "midnight": ("night", "midnights"),
+    "bedtime": ("night", "bedtimes"),
+    "meal": ("meal", "meals"),
+    "sliding": ("origin", "origins"),
+}
+KEPT = tuple(dict.fromkeys(f"{one}s kept" for one, _ in ASKED.values()))  # in tallies
+OPTIONS_OF = {
+    "bedtime": ("bedtimes",),
+    "meal": ("meal_g",),
+    "sliding": ("every_steps", "sliding_hours"),
+}
+# Whoever has no bedtime in the options goes to bed after the last that was logged in these hours.
+EVENING_BEGINS, EVENING_ENDS = 20, 2
+BOLUS_U = 1.0  # of a slot at least; less may be basal, which is in the same amount
+
+
+def _on_the_clock(given: object) -> object:
+    """Unquoted, YAML reads 22:30 as the number 1350."""
+    if not (isinstance(given, str) and re.fullmatch(r"([01]\d|2[0-3]):[0-5][05]", given)):
+        raise ValueError("is not a clock time of the 5-minute grid in quotes, such as '22:30'")
+    return given
+
+
+Clock = Annotated[str, BeforeValidator(_on_the_clock)]
+Hour = Annotated[float, Field(ge=0, le=24)]
 
 
 class Task(BaseModel, extra="forbid", frozen=True):
     """The question asked of every model: from when, how far back, how far ahead."""
 
-    anchor: Literal["midnight"] = "midnight"
+    anchor: Literal["midnight", "bedtime", "meal", "sliding"] = "midnight"
     context_steps: int = Field(default=512, ge=STEPS_PER_DAY)
     horizon_steps: int = Field(default=96, ge=1)
     coverage: float = Field(default=0.8, ge=0, le=1)  # of the last 24 h, and of the horizon
+    # bedtime: of "source/subject", or of all of a source; others': see `anchor_rows`
+    bedtimes: dict[str, Clock] = {}
+    meal_g: float = Field(default=10.0, gt=0)  # meal: of a slot at least
+    every_steps: int = Field(default=12, ge=1)  # sliding
+    sliding_hours: tuple[Hour, Hour] | None = None  # of the clock: 21, 5 is from 21:00 until 05:00
+
+    @model_validator(mode="after")
+    def _of_its_anchor(self) -> Self:
+        for anchor, names in OPTIONS_OF.items():
+            for name in names if anchor != self.anchor else ():
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"'{name}' is of anchor {anchor}, and the anchor is {self.anchor}: leave "
+                        f"it out, or choose anchor {anchor}"
+                    )
+        if self.sliding_hours and self.sliding_hours[0] == self.sliding_hours[1]:
+            raise ValueError(
+                "'sliding_hours' begin when they end: for the whole day leave them out"
+            )
+        return self
+
+    @property
+    def unit(self) -> str:
+        """What one origin is of: a night, a meal, or no more than an origin."""
+        return ASKED[self.anchor][0]
+
+    @property
+    def asked(self) -> str:
+        """What origins are chosen among: midnights, bedtimes, meals, origins."""
+        return ASKED[self.anchor][1]
+
+    @property
+    def usual_anchor_hours(self) -> float:
+        """How near to the anchor training windows lie where `Training` does not say."""
+        return 3.0 if self.unit == "night" else 0.5
 
 
 def build_origins(
     corpus: Corpus, splits: pd.DataFrame, task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The eligible origins at the anchor, and a tally of the nights that are not.
+    """The eligible origins at the anchor, and a tally of those that are not.
 
     Returns a frame source, subject, origin, split and a tally in `schema.TALLY_COLUMNS` with the
-    source. Raises `InputError` if no test split has a night.
+    source. Raises `InputError` if no test split has an origin, or a bedtime is of nobody.
     """
+    anchored = anchor_rows(corpus, task)
     rejected = reject_origins(corpus, splits, task)
-    anchored = np.flatnonzero(corpus.slot_of_day_T == 0)
     people = corpus.people.iloc[corpus.person_of(anchored)].reset_index(drop=True)
     steps = anchored - people["first"].to_numpy()
     nights = pd.DataFrame(
@@ -49,21 +119,116 @@ def build_origins(
     kept = nights[nights["reason"] == ""].drop(columns="reason").reset_index(drop=True)
     counts = nights.groupby(["source", "subject", "reason"]).size().reset_index(name="rows")
     counts["effect"] = np.where(counts["reason"] == "", "noted", "dropped")
-    counts["reason"] = counts["reason"].replace("", KEPT)
+    counts["reason"] = counts["reason"].replace("", f"{task.unit}s kept")
     tally = make_tally(
         "nights", counts[["subject", "effect", "reason", "rows"]].itertuples(index=False)
     )
     tally["source"] = counts["source"]
+    if nights.empty:
+        raise InputError(
+            f"no {task.asked} are in the data: bedtimes and meals are found by the insulin and "
+            f"carbs on record. Choose another task.anchor, or give clock times in task.bedtimes."
+        )
     if not kept["split"].isin(TEST_SPLITS).any():
         reasons = nights["reason"].value_counts()
         raise InputError(
-            f"no eligible night to test on among {len(nights)} midnights: "
+            f"no eligible {task.unit} to test on among {len(nights)} {task.asked}: "
             + "; ".join(
                 f"{count} {reason or 'kept for training'}" for reason, count in reasons.items()
             )
             + ". Give more days of data, or lower task.coverage."
         )
     return kept, tally
+
+
+def anchor_rows(corpus: Corpus, task: Task) -> np.ndarray:
+    """Every row of the corpus at the anchor, eligible or not, in order (int64).
+
+    midnight: 00:00. bedtime: the clock time of `task.bedtimes`, of the person or else of the
+    source; of who is in neither the slot of the last meal or bolus logged from 20:00 to before
+    02:00. meal: a slot with `task.meal_g` or more and no carbs in the 12 slots before. sliding:
+    every `task.every_steps` slots, counted from a midnight that is the same for all.
+
+    A slot holds the carbs and insulin of the five minutes up to its time, so that an origin is at
+    most five minutes after what was eaten. Raises `InputError` where a bedtime is of nobody.
+    """
+    return _ROWS_OF[task.anchor](corpus, task)
+
+
+def _midnight_rows(corpus: Corpus, task: Task) -> np.ndarray:
+    return np.flatnonzero(corpus.slot_of_day_T == 0)
+
+
+def _bedtime_rows(corpus: Corpus, task: Task) -> np.ndarray:
+    sources = corpus.people["source"]
+    names = sources + "/" + corpus.people["subject"]
+    for name in task.bedtimes:
+        require_known("person or source in task.bedtimes", name, {*sources, *names})
+    clocks = [
+        task.bedtimes.get(name, task.bedtimes.get(source))
+        for name, source in zip(names, sources, strict=True)
+    ]
+    slot_P = np.array([-1 if clock is None else _slot(clock) for clock in clocks], np.int16)
+    slot_T = np.repeat(slot_P, corpus.people["last"] - corpus.people["first"])
+    named = np.flatnonzero(corpus.slot_of_day_T == slot_T)
+
+    begins, ends = EVENING_BEGINS * STEPS_PER_HOUR, EVENING_ENDS * STEPS_PER_HOUR
+    evening_T = (corpus.slot_of_day_T >= begins) | (corpus.slot_of_day_T < ends)
+    logged_T = (_amounts(corpus, "carbs_g") > 0) | (_amounts(corpus, "insulin_u") >= BOLUS_U)
+    logged = np.flatnonzero((slot_T < 0) & evening_T & logged_T)
+    # Days that begin with the evening: its two sides of midnight are one.
+    day = (_slot_numbers(corpus, logged) - begins) // STEPS_PER_DAY
+    person = corpus.person_of(logged)
+    is_last = np.ones(len(logged), bool)
+    is_last[:-1] = (person[1:] != person[:-1]) | (day[1:] != day[:-1])
+    return np.sort(np.concatenate([named, logged[is_last]]))
+
+
+def _meal_rows(corpus: Corpus, task: Task) -> np.ndarray:
+    carbs_T = _amounts(corpus, "carbs_g")
+    rows = np.flatnonzero(carbs_T >= task.meal_g)
+    eaten_before_T = np.concatenate([[0], np.cumsum(carbs_T > 0)])
+    first = corpus.people["first"].to_numpy()[corpus.person_of(rows)]
+    hour_before = np.maximum(rows - STEPS_PER_HOUR, first)
+    return rows[eaten_before_T[rows] == eaten_before_T[hour_before]]
+
+
+def _sliding_rows(corpus: Corpus, task: Task) -> np.ndarray:
+    rows = np.arange(len(corpus.slot_of_day_T))
+    rows = rows[_slot_numbers(corpus, rows) % task.every_steps == 0]
+    if task.sliding_hours is None:
+        return rows
+    begins, ends = task.sliding_hours
+    hour = corpus.slot_of_day_T[rows] / STEPS_PER_HOUR
+    if begins < ends:
+        return rows[(hour >= begins) & (hour < ends)]
+    return rows[(hour >= begins) | (hour < ends)]
+
+
+_ROWS_OF = {
+    "midnight": _midnight_rows,
+    "bedtime": _bedtime_rows,
+    "meal": _meal_rows,
+    "sliding": _sliding_rows,
+}
+
+
+def _amounts(corpus: Corpus, channel: str) -> np.ndarray:
+    """What was logged of a channel; 0 where nothing is on record."""
+    at = CHANNELS.index(channel)
+    return np.where(corpus.observed_TC[:, at], corpus.values_TC[:, at], np.float32(0))
+
+
+def _slot(clock: str) -> int:
+    hour, minute = clock.split(":")
+    return (int(hour) * 60 + int(minute)) // STEP_MINUTES
+
+
+def _slot_numbers(corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    """Slots from 1970 to each row: a time as a number, and a midnight where it is a whole day."""
+    people = corpus.people
+    begun_P = people["start"].to_numpy().astype("datetime64[ns]").astype(np.int64) // SLOT.value
+    return rows + (begun_P - people["first"].to_numpy())[corpus.person_of(rows)]
 
 
 def require_frozen(corpus: Corpus, splits: pd.DataFrame, origins: pd.DataFrame, task: Task) -> None:

@@ -11,18 +11,14 @@ import pandas as pd
 from nocturnal_kedro.series.corpus import Corpus, read_corpus, write_corpus
 from nocturnal_kedro.series.origins import (
     Task,
+    anchor_rows,
     data_fingerprint,
     eligible_rows,
     origin_rows,
     require_frozen,
 )
 from nocturnal_kedro.series.scaler import Scaler
-from nocturnal_kedro.series.schema import (
-    LOW_MG_DL,
-    STEPS_PER_DAY,
-    STEPS_PER_HOUR,
-    TEST_SPLITS,
-)
+from nocturnal_kedro.series.schema import LOW_MG_DL, STEPS_PER_HOUR, TEST_SPLITS
 from nocturnal_kedro.series.windows import Channels, WindowGatherer
 from nocturnal_kedro.training.device import TORCH_NAME, require_device
 from nocturnal_kedro.training.options import Training
@@ -50,12 +46,23 @@ class Data:
         """Rows of the corpus that are the frozen origins of a split (int64)."""
         return origin_rows(self.corpus, self.origins[self.origins["split"] == split])
 
-    def rows_around_anchor(self, hours: float) -> np.ndarray:
-        """Every row whose training window may be used, within `hours` of midnight (int64)."""
+    def rows_around_anchor(self, hours: float | None = None) -> np.ndarray:
+        """Every row whose training window may be used, `hours` from an anchor at most (int64).
+
+        From one of the same person, eligible or not; None: as many hours as the task's usual.
+        """
         rows = eligible_rows(self.corpus, self.splits, self.task, "train")
-        slot = self.corpus.slot_of_day_T[rows].astype(int)
-        distance = np.minimum(slot, STEPS_PER_DAY - slot)
-        return rows[distance <= hours * STEPS_PER_HOUR]
+        steps = (self.task.usual_anchor_hours if hours is None else hours) * STEPS_PER_HOUR
+        anchored = anchor_rows(self.corpus, self.task)
+        if not len(anchored):
+            return anchored
+        after = np.searchsorted(anchored, rows)
+        person = self.corpus.person_of(rows)
+        near = np.zeros(len(rows), bool)
+        for at in (after - 1, after):  # the nearest on either side
+            other = anchored[at.clip(0, len(anchored) - 1)]
+            near |= (np.abs(rows - other) <= steps) & (self.corpus.person_of(other) == person)
+        return rows[near]
 
     def write(self, folder: Path) -> None:
         """Into a folder, for the processes that train together."""
@@ -98,7 +105,7 @@ class Data:
         return _names(self.splits[self.splits["split"] == "train"])
 
     def tested_people(self) -> tuple[str, ...]:
-        """'source/subject' of everybody with a night that is tested on."""
+        """'source/subject' of everybody with an origin that is tested on."""
         return _names(self.origins[self.origins["split"].isin(TEST_SPLITS)])
 
 
