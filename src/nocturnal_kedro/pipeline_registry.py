@@ -10,7 +10,14 @@ from kedro.pipeline import Pipeline
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError, require_known
-from nocturnal_kedro.pipelines import data_processing, evaluation, reporting, training, tuning
+from nocturnal_kedro.pipelines import (
+    data_processing,
+    evaluation,
+    overview,
+    reporting,
+    training,
+    tuning,
+)
 from nocturnal_kedro.pipelines.experiments import Experiment, lanes_of
 
 # Each is composed of the same four pipelines.
@@ -65,6 +72,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     }
     registered |= stages_of(experiment)
     registered["tuning"] = tuning.create_pipeline(experiment, _selected.get("model", "ttm"))
+    registered["overview"] = overview.create_pipeline()
     registered["__default__"] = registered[DEFAULT]
     return registered
 

@@ -19,7 +19,7 @@ ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.i
 STAGES = ("data_processing", "training", "evaluation", "reporting")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
-    "answers", "trained",
+    "answers", "trained", "saved_scores",
     "{experiment}.origins", "{experiment}.outcomes", "{experiment}.tally",
     "tally", "quality", "made_from", "outcomes",
     "{experiment}.{model}.model",
@@ -39,7 +39,7 @@ def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
 
 
 def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
-    assert set(pipelines) == {*STAGES, "tuning", *EXPERIMENTS, "__default__"}
+    assert set(pipelines) == {*STAGES, "tuning", "overview", *EXPERIMENTS, "__default__"}
     assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
     names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
     assert names == {node.name for node in pipelines["nocturnal_point"].nodes}

@@ -4,6 +4,7 @@ from nocturnal_kedro.datasets.answers import AnswersDataset
 from nocturnal_kedro.datasets.artifact import ArtifactDataset
 from nocturnal_kedro.datasets.corpus import CorpusDataset
 from nocturnal_kedro.datasets.prepared import PreparedDataset
+from nocturnal_kedro.datasets.saved_scores import SavedScoresDataset
 from nocturnal_kedro.datasets.source import SourceDataset
 from nocturnal_kedro.datasets.trained import TrainedDataset
 from nocturnal_kedro.datasets.unfinished import UnfinishedDataset
@@ -15,6 +16,7 @@ __all__ = [
     "CorpusDataset",
     "DataVersionsDataset",
     "PreparedDataset",
+    "SavedScoresDataset",
     "SourceDataset",
     "TrainedDataset",
     "UnfinishedDataset",

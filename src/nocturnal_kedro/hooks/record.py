@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
+from nocturnal_kedro.metrics.overview import tell_overview
 from nocturnal_kedro.training.space import told
 from nocturnal_kedro.versions import versions
 
@@ -41,7 +42,7 @@ PARTS_OF_A_RUN = {
     "load_versions": "--load-versions",
     "only_missing_outputs": "--only-missing-outputs",
 }
-STAGES = ("data_processing", "tuning", "training", "evaluation", "reporting")
+STAGES = ("data_processing", "tuning", "training", "evaluation", "reporting", "overview")
 
 
 class RunRecord:
@@ -144,6 +145,9 @@ class Summary:
         for name in outputs:
             if name.endswith(".report"):
                 click.echo(f"Report: {_path(catalog, name)}")
+            if name == "overview":
+                click.echo(tell_overview(catalog.load(name)))
+                click.echo(f"Overview: {_path(catalog, name)}")
             if name.endswith(".trials"):
                 click.echo(_search_in_short(catalog.load(name)))
                 click.echo(f"Trials: {_path(catalog, name)}")
