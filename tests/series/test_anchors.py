@@ -238,6 +238,20 @@ def test_training_windows_lie_around_an_anchor_of_the_same_person(
     assert 0 < near.sum() < len(near)
 
 
+def test_nobody_is_trained_around_an_anchor_of_the_next_person(
+    corpus: Corpus, splits: pd.DataFrame
+) -> None:
+    """A record ends 5 minutes before the midnight at which the next person's begins."""
+    task = Task(anchor="sliding", every_steps=18, horizon_steps=1)
+    whole = splits.groupby(["source", "subject"], as_index=False).agg(
+        {"split": lambda _: "train", "start": "min", "end": "max"}
+    )
+    data = Data(corpus, whole, pd.DataFrame(), task)
+    # The last anchor is at 22:30, and half an hour after it the last that may be trained on.
+    to_the_end = corpus.people["last"].to_numpy()[:, None] - data.rows_around_anchor()
+    assert to_the_end[to_the_end > 0].min() == 12
+
+
 def test_no_anchor_at_all_says_where_they_come_from(splits: pd.DataFrame, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"no meals are in the data.*task.anchor"):
         build_origins(corpus, splits, Task(anchor="meal", meal_g=500))
