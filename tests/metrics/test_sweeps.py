@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.figures import sweeps as figures
 from nocturnal_kedro.metrics.compare import (
     MANDATORY,
     Comparison,
@@ -18,8 +19,8 @@ from nocturnal_kedro.metrics.compare import (
 from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON
 from nocturnal_kedro.metrics.scores import STANDARD
 from nocturnal_kedro.metrics.significance import holm
+from nocturnal_kedro.metrics.sweeps import AVERAGED, BASELINES, OWN_GROUP, by_person, summarise
 from nocturnal_kedro.series.schema import TEST_SPLITS
-from nocturnal_kedro.sweeps.summary import AVERAGED, BASELINES, OWN_GROUP, by_person, summarise
 
 QUICK = Comparison(resamples=300, seed=3)
 ROW = ["split", "group", "question", "cell", "model"]
@@ -359,6 +360,20 @@ def test_people_one_by_one() -> None:
         assert row.crps_mg_dl == pytest.approx(np.average(own["crps_mg_dl"], weights=own["points"]))
         numbers = {cell: number for _, cell, number, *_ in CELLS}
         np.testing.assert_equal(row.number, numbers[row.cell])
+
+
+def test_figures_are_drawn_from_these_tables() -> None:
+    scores = invent_scores()
+    table, people = summarise(scores, group_of("some", scores.head(30)), QUICK), by_person(scores)
+    figure = figures.effects(table)
+    drawn = table[(table["group"] == "all") & (table["against"] != "")]
+    np.testing.assert_allclose(np.concatenate([trace.x for trace in figure.data]),
+                               drawn["difference_mg_dl"])  # fmt: skip
+    curve = figures.curve(table, "context", "some")
+    assert {trace.name for trace in curve.data} == {"ttm", *MANDATORY}
+    for measure in figures.MEASURES:
+        assert figures.matrix(table, ["all", "some"], measure).data
+    assert len(figures.learning_curves(people, "context").data) == 2 * len(TEST_SPLITS)
 
 
 def changed(scores: pd.DataFrame, cell: str, **values: object) -> pd.DataFrame:
