@@ -18,9 +18,9 @@ from nocturnal_kedro.pipelines import (
     training,
     tuning,
 )
-from nocturnal_kedro.pipelines.experiments import Experiment, lanes_of
+from nocturnal_kedro.pipelines.experiments import Experiment, Sweep, lanes_of
 
-# Each is composed of the same four pipelines.
+# Each, like every sweep (see `nocturnal_kedro.sweeps`), is composed of the same four pipelines.
 EXPERIMENTS = {
     row.name: row
     for row in (
@@ -46,7 +46,9 @@ def select(parameters: dict[str, Any]) -> None:
     chosen = {
         "models": _models(parameters["models"]),
         "seeds": _seeds(parameters["seeds"]),
-        "experiment": require_known("experiment", str(parameters["experiment"]), EXPERIMENTS),
+        "experiment": require_known(
+            "experiment", str(parameters["experiment"]), {*EXPERIMENTS, *plugins.names("sweep")}
+        ),
         "model": plugins.require("model", _searchable(parameters["model"])),
     }
     _selected.update(chosen)
@@ -55,23 +57,33 @@ def select(parameters: dict[str, Any]) -> None:
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Every pipeline by name; `__default__` is the main experiment, whole."""
-    lanes = lanes_of(_selected.get("models", plugins.names("model")), _selected.get("seeds", ()))
-    experiment = EXPERIMENTS[_selected.get("experiment", DEFAULT)]
-    baselines = plugins.names("baseline")
+    models, seeds = _selected.get("models", plugins.names("model")), _selected.get("seeds", ())
+    baselines, lanes = plugins.names("baseline"), lanes_of(models, seeds)
 
-    def stages_of(experiment: Experiment) -> dict[str, Pipeline]:
+    def stages_of(name: str) -> dict[str, Pipeline]:
+        if name in EXPERIMENTS:
+            row = EXPERIMENTS[name]
+            return {
+                "data_processing": data_processing.create_pipeline(row),
+                "training": training.create_pipeline(row, lanes, baselines),
+                "evaluation": evaluation.create_pipeline(row, lanes, baselines),
+                "reporting": reporting.create_pipeline(row, lanes, baselines),
+            }
+        row, sweep = Experiment(name), Sweep(name, models, baselines, seeds)
         return {
-            "data_processing": data_processing.create_pipeline(experiment),
-            "training": training.create_pipeline(experiment, lanes, baselines),
-            "evaluation": evaluation.create_pipeline(experiment, lanes, baselines),
-            "reporting": reporting.create_pipeline(experiment, lanes, baselines),
+            "data_processing": data_processing.create_pipeline(row),
+            "training": training.create_sweep(row, sweep),
+            "evaluation": evaluation.create_sweep(row, sweep),
+            "reporting": reporting.create_sweep(row, name),
         }
 
-    registered = {
-        name: sum(stages_of(row).values(), Pipeline([])) for name, row in EXPERIMENTS.items()
-    }
-    registered |= stages_of(experiment)
-    registered["tuning"] = tuning.create_pipeline(experiment, _selected.get("model", "ttm"))
+    every = (*EXPERIMENTS, *plugins.names("sweep"))
+    registered = {name: sum(stages_of(name).values(), Pipeline([])) for name in every}
+    chosen = _selected.get("experiment", DEFAULT)
+    registered |= stages_of(chosen)
+    registered["tuning"] = tuning.create_pipeline(
+        EXPERIMENTS.get(chosen, EXPERIMENTS[DEFAULT]), _selected.get("model", "ttm")
+    )
     registered["overview"] = overview.create_pipeline()
     registered["__default__"] = registered[DEFAULT]
     return registered

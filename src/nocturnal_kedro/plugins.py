@@ -1,4 +1,4 @@
-"""A folder of modules is the list of what can be named: sources, models, baselines."""
+"""A folder of modules is the list of what can be named: sources, models, baselines, sweeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from nocturnal_kedro.errors import InputError, require_known, validated
 
-KINDS = {"source": "sources", "model": "models", "baseline": "baselines"}
+KINDS = {"source": "sources", "model": "models", "baseline": "baselines", "sweep": "sweeps"}
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class History:
     person_T: np.ndarray
     slot_of_day_T: np.ndarray
     people: int
-    nights: Nights  # from the anchor, one a night
+    nights: Nights  # from the anchor
     target_NH: np.ndarray  # mg/dL, NaN where unobserved
     # Windows drawn around the anchor and what came, gathered when asked for: few need so many.
     sample: Callable[[], tuple[Nights, np.ndarray]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
@@ -15,6 +16,15 @@ MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
 SPLIT_TITLES = {"patient": "People never seen", "temporal": "Everybody else, later nights"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of a report with what it shows in words."""
+
+    title: str
+    caption: str
+    figure: Figure
 
 
 def line_styles(models: Iterable[str], baselines: Iterable[str]) -> dict[str, dict[str, object]]:
@@ -61,10 +71,15 @@ def finish(figure: Figure, height: int) -> Figure:
     return figure
 
 
-def clock(hours: int) -> tuple[list[float], list[str]]:
-    """Tick positions in steps and their clock labels from midnight on, every second hour."""
-    marks = list(range(0, hours + 1, 2))
-    return [float(mark * STEPS_PER_HOUR) for mark in marks], [f"{mark:02d}:00" for mark in marks]
+def steps_axis(steps: int, from_midnight: bool) -> dict[str, object]:
+    """An axis of steps: clock times from midnight, or hours after any other origin."""
+    hours = steps // STEPS_PER_HOUR
+    marks = list(range(0, hours + 1, 2 if hours > 4 else 1))
+    return {
+        "tickvals": [float(mark * STEPS_PER_HOUR) for mark in marks],
+        "ticktext": [f"{mark:02d}:00" if from_midnight else str(mark) for mark in marks],
+        "title": "clock time" if from_midnight else "hours after the origin",
+    }
 
 
 def tint(colour: str, opacity: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nocturnal_kedro.figures import clock, finish, panels
+from nocturnal_kedro.figures import finish, panels, steps_axis
 from nocturnal_kedro.metrics.forecasts import PERSON
 from nocturnal_kedro.metrics.scores import pool
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
@@ -46,7 +46,8 @@ def _by_step(
                 row=1,
                 col=column,
             )
-    values, labels = clock(int(scores["step"].max()) // STEPS_PER_HOUR)
-    figure.update_xaxes(tickvals=values, ticktext=labels, title="clock time")
+    hour_from_midnight = (scores["step"] - 1) // STEPS_PER_HOUR % 24
+    from_midnight = bool((scores["hour"] == hour_from_midnight).all())
+    figure.update_xaxes(**steps_axis(int(scores["step"].max()), from_midnight))
     figure.update_yaxes(title=title, col=1)
     return finish(figure, height=440)

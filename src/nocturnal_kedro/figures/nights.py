@@ -6,20 +6,24 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nocturnal_kedro.figures import clock, finish, tint
-from nocturnal_kedro.series.schema import STEPS_PER_HOUR, TEST_SPLITS
+from nocturnal_kedro.figures import finish, steps_axis, tint
+from nocturnal_kedro.series.schema import TEST_SPLITS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NIGHT = ["source", "subject", "origin"]
 BANDS = (("q0.05", "q0.95", 0.15), ("q0.25", "q0.75", 0.3))  # lower, upper, opacity
-CHOSEN = {"an easy night": 0.1, "a usual night": 0.5, "a hard night": 0.9}
+CHOSEN = {"an easy": 0.1, "a usual": 0.5, "a hard": 0.9}
 
 
-def choose_nights(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+def choose_nights(
+    forecasts: pd.DataFrame, origins: pd.DataFrame, unit: str = "night"
+) -> pd.DataFrame:
     """Per test split: the nights at the 10th, 50th and 90th percentile of this model's error, and
     the one with the lowest reading. Columns split, why, source, subject, origin.
+
+    `unit` is what an origin is of: see `Task.unit`.
     """
     squared = (forecasts["forecast_mg_dl"] - forecasts["target_mg_dl"]) ** 2
     nights = (
@@ -35,8 +39,10 @@ def choose_nights(forecasts: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFram
         if ranked.empty:
             continue
         for why, share in CHOSEN.items():
-            rows.append(ranked.iloc[round(share * (len(ranked) - 1))].to_dict() | {"why": why})
-        rows.append(ranked.loc[ranked["lowest"].idxmin()].to_dict() | {"why": "the lowest night"})
+            rows.append(
+                ranked.iloc[round(share * (len(ranked) - 1))].to_dict() | {"why": f"{why} {unit}"}
+            )
+        rows.append(ranked.loc[ranked["lowest"].idxmin()].to_dict() | {"why": f"the lowest {unit}"})
     return pd.DataFrame(rows)[["split", "why", *NIGHT]]
 
 
@@ -49,10 +55,11 @@ def sample_nights(
     from plotly.subplots import make_subplots
 
     columns = 2
+    from_midnight = bool((chosen["origin"] == chosen["origin"].dt.normalize()).all())
     rows = -(-len(chosen) // columns)
     titles = [
         f"{night.why}, {night.split}<br><sup>{night.source}/{night.subject}, "
-        f"{night.origin:%Y-%m-%d}</sup>"
+        f"{night.origin:{'%Y-%m-%d' if from_midnight else '%Y-%m-%d %H:%M'}}</sup>"
         for night in chosen.itertuples()
     ]
     figure = make_subplots(
@@ -84,8 +91,7 @@ def sample_nights(
     figure.add_hrect(y0=70, y1=180, fillcolor="rgba(0,158,115,0.08)", line_width=0)
     figure.add_hline(y=54, line={"color": "#D55E00", "width": 1, "dash": "dot"})
     last = max(int(frame["step"].max()) for frame in forecasts.values())
-    values, labels = clock(last // STEPS_PER_HOUR)
-    figure.update_xaxes(tickvals=values, ticktext=labels)
+    figure.update_xaxes(**steps_axis(last, from_midnight) | {"title": None})
     figure.update_yaxes(title="mg/dL", col=1)
     figure = finish(figure, height=110 + 250 * rows)
     return figure.update_layout(legend={"y": -0.5 / rows / 2})

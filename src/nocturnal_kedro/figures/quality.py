@@ -1,4 +1,4 @@
-"""Which nights count, and why the others do not."""
+"""Which nights count, or meals, and why the others do not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = ("#009E73", "#E69F00", "#D55E00", "#8a8a8a", "#CC79A7", "#56B4E9")
 
 
 def nights_by_person(tally: pd.DataFrame) -> Figure:
-    """Stacked bars: nights kept and nights dropped by reason, one bar per person."""
+    """Stacked bars: origins kept and origins dropped by reason, one bar per person."""
     from plotly.graph_objects import Figure
 
     nights = tally[tally["stage"] == "nights"]
@@ -27,6 +27,6 @@ def nights_by_person(tally: pd.DataFrame) -> Figure:
     for reason, colour in zip(order, COLOURS, strict=False):
         figure.add_bar(x=table.index, y=table[reason], name=reason, marker={"color": colour})
     figure.update_layout(barmode="stack")
-    figure.update_yaxes(title="nights")
+    figure.update_yaxes(title=order[0].removesuffix(" kept"))
     figure.update_xaxes(tickangle=-60, tickfont={"size": 10})
     return finish(figure, height=420).update_layout(legend={"y": -0.45})

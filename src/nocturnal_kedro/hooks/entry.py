@@ -111,6 +111,8 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
                 f"model '{name}' has no line under model_options. Add `{name}: {{}}` there, in "
                 f"conf/base/parameters.yml."
             )
+    for name in plugins.names("sweep"):
+        plugins.options("sweep", name, parameters[name])
     _require_no_secret(parameters.get("source_options", shared["source_options"]))
     validated(ClusterOptions, parameters["cluster"], "parameter 'cluster'")
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()

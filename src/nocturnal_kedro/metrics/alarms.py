@@ -15,6 +15,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.compare import (
     FEWEST_TO_TELL_APART,
     Comparison,
+    night_numbers,
     require_same_data,
     require_same_nights,
 )
@@ -62,7 +63,8 @@ def rank_alarms(told: pd.DataFrame, outcomes: pd.DataFrame, comparison: Comparis
     these nights, at no more than one false alarm a week); and of the alarm whose threshold was
     chosen so on validation: threshold, sensitivity_pct, precision_pct, f1, false_alarms_per_night,
     lead_minutes with its quartiles; tied_with_best by AUROC. Figures that need a night with a low,
-    or one without, are NaN where there is none.
+    or one without, are NaN where there is none. Each origin is judged as a night; where a person
+    has several in one from noon to noon, rates a night and a week add up the alarms of all.
     """
     judged = _joined(told, outcomes)
     rows: list[dict[str, Any]] = []
@@ -148,9 +150,20 @@ def _thresholds(validation: pd.DataFrame, low: str) -> dict[str, float]:
     """Each model's lowest threshold with at most one false alarm a week on validation nights."""
     found = {}
     for model, nights in validation.groupby("model"):
-        column = lowest_threshold(_counts(nights, low).pooled(), 1 / NIGHTS_A_WEEK)
+        column = lowest_threshold(_counts(nights, low).pooled(), _one_a_week(nights))
         found[str(model)] = float(column) / PATHS
     return found
+
+
+def _one_a_week(nights: pd.DataFrame) -> float:
+    """The share of origins at which an alarm rings for nothing once a week."""
+    return 1 / NIGHTS_A_WEEK / _origins_a_night(nights)
+
+
+def _origins_a_night(nights: pd.DataFrame) -> float:
+    """Of a person, in nights from noon to noon that have one: 1 of midnights and bedtimes."""
+    when = nights[PERSON].assign(night=night_numbers(pd.DatetimeIndex(nights["origin"])))
+    return len(when) / len(when.drop_duplicates())
 
 
 def _counts(nights: pd.DataFrame, low: str) -> Counts:
@@ -211,7 +224,7 @@ def _quality(
     )
     nights_P = np.bincount(person_N)
     skill_R = _skill(draws_RP @ said_P, draws_RP @ usual_P)
-    weekly = int(lowest_threshold(whole, 1 / NIGHTS_A_WEEK))
+    weekly = int(lowest_threshold(whole, _one_a_week(nights)))
     return {
         "people": len(nights_P),
         "nights": len(nights),
@@ -248,7 +261,7 @@ def _alarm(nights: pd.DataFrame, low: str, threshold: float) -> dict[str, Any]:
             100 * true / lows if lows else np.nan,
             100 * true / (true + false) if true + false else np.nan,
             2 * true / (true + false + lows) if true + false + lows else np.nan,
-            false / len(nights),
+            false / len(nights) * _origins_a_night(nights),
         ]
     lead_X = nights[f"{low}_onset"].to_numpy()[rung_N & happened_N] * STEP_MINUTES
     quartiles = np.quantile(lead_X, [0.5, 0.25, 0.75]) if len(lead_X) else [np.nan] * 3
@@ -271,9 +284,9 @@ def trade_off(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
     """What every threshold of an alarm would have done, of each model, split and kind of low.
 
     Columns: split, low, model, threshold, sensitivity_pct, precision_pct, f1,
-    false_alarms_per_week, net_benefit, and net_benefit_always, that of an alarm each night; a row
-    at every percent, where an alarm less rings, and before it: in between net benefit alone falls,
-    nearly in a line. For the decision curve see `events.Alarms`.
+    false_alarms_per_week, net_benefit, and net_benefit_always, that of an alarm at each origin; a
+    row at every percent, where an alarm less rings, and before it: in between net benefit alone
+    falls, nearly in a line. For the decision curve see `events.Alarms`.
     """
     judged = _joined(told, outcomes)
     tables = []
@@ -289,7 +302,9 @@ def trade_off(told: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
                 "sensitivity_pct": 100 * curve.sensitivity,
                 "precision_pct": 100 * curve.precision,
                 "f1": curve.f1,
-                "false_alarms_per_week": NIGHTS_A_WEEK * curve.false_alarms_per_night,
+                "false_alarms_per_week": (
+                    NIGHTS_A_WEEK * _origins_a_night(nights) * curve.false_alarms_per_night
+                ),
                 "net_benefit": curve.net_benefit,
                 "net_benefit_always": curve.net_benefit_always,
             }

@@ -177,7 +177,8 @@ def compare_pairs(night_scores: pd.DataFrame, comparison: Comparison) -> pd.Data
     mse, crps_mg_dl, data, and seed where there are several. Columns (see docs/metrics.md): split,
     first, second, people, nights, rmse_difference_mg_dl (the first's less the second's,
     subject-macro) with its 95 % interval, win_rate of the first, wilcoxon_p, wilcoxon_holm_p, dm_z,
-    dm_p, dm_holm_p, dm_left_out (people with too few nights for it), apart.
+    dm_p, dm_holm_p, dm_left_out (people with too few nights for it; where anybody has two origins
+    in one night, everybody), apart.
     Raises `InputError` where models were scored on different nights or fitted to different data.
     """
     nights = _with_seed(night_scores[night_scores["split"].isin(TEST_SPLITS)])
@@ -217,10 +218,11 @@ def _pairs(nights: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     p = wilcoxon_p(difference_KP)
 
     nights_P = np.diff(starts_P, append=len(person_N))
-    enough_P = nights_P >= FEWEST_NIGHTS
+    day_N = night_numbers(nights.index.get_level_values("origin"))
+    # Of overlapping horizons the losses hang together by more than a lag of one night can tell.
+    overlap = (np.diff(person_N) == 0) & (np.diff(day_N) == 0)
+    enough_P = (nights_P >= FEWEST_NIGHTS) & (not overlap.any())
     enough_N = np.repeat(enough_P, nights_P)
-    origin = nights.index.get_level_values("origin")
-    day_N = ((origin - origin.min()) / pd.Timedelta(days=1)).to_numpy()
     loss_MN = np.nanmean(_by_seed(nights[comparison.night_loss].T), axis=1)[by_rmse][:, enough_N]
     dm_z = np.array(
         [
@@ -254,6 +256,15 @@ def _pairs(nights: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             "apart": ((low > 0) | (high < 0)) & (wilcoxon_holm_p < LEVEL),
         }
     )
+
+
+def night_numbers(origins: pd.DatetimeIndex) -> np.ndarray:
+    """The night that each origin is of, from noon to noon, in days since 1970 (int64).
+
+    A bedtime at 22:00 and the next, at 00:10, are 26 hours apart and of nights one after the other.
+    """
+    noon = origins.as_unit("ns").asi8 + pd.Timedelta(hours=12).value
+    return np.asarray(noon // pd.Timedelta(days=1).value)
 
 
 def _interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -285,7 +285,7 @@ class Alarms(NamedTuple):
     sensitivity: np.ndarray  # share of the events that had an alarm
     precision: np.ndarray  # share of the alarms that had an event; NaN without an alarm
     f1: np.ndarray
-    false_alarms_per_night: np.ndarray  # alarms without an event, by all patient-nights
+    false_alarms_per_night: np.ndarray  # alarms without an event, by all nights counted
     # Vickers & Elkin 2006, Med Decis Making 26:565: true alarms less false ones, these weighed by
     # the odds of the threshold, by all nights; NaN at 1. To alarm never is 0.
     net_benefit: np.ndarray

@@ -22,18 +22,21 @@ MOST = 0.5  # of a night's slots
 def describe_nights(corpus: Corpus, origins: pd.DataFrame, task: Task) -> pd.DataFrame:
     """One row per frozen origin: source, subject, origin, split, and what came of it.
 
-    last_mg_dl (newest reading up to the origin), lowest_mg_dl; and for each of LOWS, as `low_…` or
-    `very_low_…`: happened, onset (step, 0 without), minutes, prolonged, usual (the share of such
-    nights in the person's training nights, drawn to everybody's by PRIOR_NIGHTS; of people outside
-    training everybody's). carbs_after and suspended: whether carbs were logged after the origin,
-    and insulin stopped for half an hour; NaN where neither that nor most of the night is on record.
-    Both can turn a low away that was rightly forecast.
+    last_mg_dl (newest reading up to the origin), meal_g (carbs of the origin's slot, NaN where none
+    are on record), lowest_mg_dl; and for each of LOWS, as `low_…` or `very_low_…`: happened, onset
+    (step, 0 without), minutes, prolonged, usual (the share of such nights in the person's training
+    nights, drawn to everybody's by PRIOR_NIGHTS; of people outside training everybody's).
+    carbs_after and suspended: whether carbs were logged after the origin, and insulin stopped for
+    half an hour; NaN where neither that nor most of the night is on record. Both can turn a low
+    away that was rightly forecast. A night is the horizon of an origin: those of meals and of
+    sliding origins may overlap.
     """
     rows_N = origin_rows(corpus, origins)
     window_NH = rows_N[:, None] + np.arange(1, task.horizon_steps + 1)
     glucose_NH = _channel(corpus, "glucose_mg_dl", window_NH)
     nights = origins[["source", "subject", "origin", "split"]].reset_index(drop=True)
     nights["last_mg_dl"] = _last_reading(corpus, rows_N)
+    nights["meal_g"] = _channel(corpus, "carbs_g", rows_N)
     nights["lowest_mg_dl"] = np.fmin.reduce(glucose_NH, axis=1)
     for name, threshold in LOWS.items():
         nights = nights.join(_low(low_events(glucose_NH, threshold)).add_prefix(f"{name}_"))
@@ -45,10 +48,10 @@ def describe_nights(corpus: Corpus, origins: pd.DataFrame, task: Task) -> pd.Dat
     return nights
 
 
-def _channel(corpus: Corpus, name: str, rows_NH: np.ndarray) -> np.ndarray:
+def _channel(corpus: Corpus, name: str, rows: np.ndarray) -> np.ndarray:
     at = CHANNELS.index(name)
-    values_NH = corpus.values_TC[rows_NH, at].astype(np.float64)
-    return np.where(corpus.observed_TC[rows_NH, at], values_NH, np.nan)
+    values = corpus.values_TC[rows, at].astype(np.float64)
+    return np.where(corpus.observed_TC[rows, at], values, np.nan)
 
 
 def _last_reading(corpus: Corpus, rows_N: np.ndarray) -> np.ndarray:

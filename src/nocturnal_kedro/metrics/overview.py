@@ -138,11 +138,10 @@ def _rank(
         others_M = np.arange(len(rows)) != best
         p_M = np.ones(len(rows))
         p_M[others_M] = holm(wilcoxon_p(values_MP[others_M] - values_MP[best]))
+        apart_M = (worse_low_M > 0) & (p_M < LEVEL)
         people = values_MP.shape[1]
-        few = people < FEWEST_TO_TELL_APART
-        apart_M = (worse_low_M > 0) & (p_M < LEVEL) & ~np.bool_(few)
         notes = (
-            f"validation of {people} people: {TOO_FEW}" * few,
+            f"validation of {people} people: {TOO_FEW}" * (people < FEWEST_TO_TELL_APART),
             "ranked apart from rows of other validation nights" * (len(groups) > 1),
         )
         table.loc[rows, "rank"] = rank_M

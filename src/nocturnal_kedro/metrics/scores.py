@@ -117,16 +117,15 @@ def score_points(forecasts: Forecasts, kind: str = "clinical") -> tuple[pd.DataF
     group_N, groups = _groups(nights, ["split", *PERSON])
     groups["nights"] = np.bincount(group_N, minlength=len(groups))
     band_X = np.searchsorted(list(BANDS.values()), reference_X, side="right")
-    # Every origin's clock, which most often is the same for all.
-    minutes_N = nights["origin"].dt.hour * 60 + nights["origin"].dt.minute
-    clock_N, clocks = pd.factorize(minutes_N)
-    shape = len(groups), observed_NH.shape[1], len(clocks), len(BANDS)
-    cell_X = np.ravel_multi_index((group_N[night_X], step_X, clock_N[night_X], band_X), shape)
+    minutes_N = (nights["origin"].dt.hour * 60 + nights["origin"].dt.minute).to_numpy()
+    hour_X = (minutes_N[night_X] + step_X * STEP_MINUTES) // 60 % 24
+    shape = len(groups), observed_NH.shape[1], 24, len(BANDS)
+    cell_X = np.ravel_multi_index((group_N[night_X], step_X, hour_X, band_X), shape)
     means, cells = _means(cell_X, values)
-    group, step, clock, band = np.unravel_index(cells, shape)
+    group, step, hour, band = np.unravel_index(cells, shape)
     by_cell = groups.iloc[group].reset_index(drop=True)
     by_cell["step"] = step + 1
-    by_cell["hour"] = (clocks.to_numpy()[clock] + step * STEP_MINUTES) // 60 % 24
+    by_cell["hour"] = hour
     by_cell["band"] = np.array(list(BANDS))[band]
     by_night, which = _means(night_X, values)
     told = nights[["split", *NIGHT]].iloc[which].reset_index(drop=True)

@@ -129,6 +129,7 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
     network: BaseModel | None = None  # each model's own `Network`
     covariates: Covariates | None = None  # the model's usual ones where not given
     lora: LoRA | None = None
+    layers: Literal["all", "head"] = "all"  # what is trained of weights that exist
     learning_rate: float = Field(default=1e-3, gt=0)  # that of `rates`, where not given
 
     # of each model
@@ -140,6 +141,7 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
     fresh_around: ClassVar[bool] = False  # whether fresh weights stand around a checkpoint's
     usual: ClassVar[tuple[str, ...]] = ("iob_u", "cob_g", "clock")
     lora_targets: ClassVar[tuple[str, ...] | Literal["all-linear"]] = "all-linear"
+    head: ClassVar[tuple[str, ...]] = ()  # what turns the network's state into a forecast
     extra: ClassVar[str | None] = None  # of pyproject.toml, with the packages that it needs
     packages: ClassVar[tuple[str, ...]] = ()
 
@@ -193,6 +195,12 @@ class ModelOptions(BaseModel, extra="forbid", frozen=True):
             raise ValueError(
                 f"lora adapts weights that exist: strategy fine_tune, not {self.strategy}"
             )
+        if self.layers == "head" and (self.strategy != "fine_tune" or self.lora):
+            raise ValueError(
+                "layers head trains the head of weights that exist: strategy fine_tune, no lora"
+            )
+        if self.layers == "head" and not self.head:
+            raise ValueError("this model has no head apart from its network: layers all")
         for name in self.covariates or ():
             if name not in self.can_use:
                 raise ValueError(

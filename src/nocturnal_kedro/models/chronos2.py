@@ -43,6 +43,7 @@ class Options(ModelOptions, frozen=True):
         *(f"self_attention.{part}" for part in "qkvo"),
         "output_patch_embedding.output_layer",
     )
+    head: ClassVar = ("network.output_patch_embedding.",)
 
 
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:

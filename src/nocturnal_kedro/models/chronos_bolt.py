@@ -53,6 +53,7 @@ class Options(ModelOptions, frozen=True):
     can_use: ClassVar = ()
     usual: ClassVar = ()
     lora_targets: ClassVar = ("q", "k", "v", "o")
+    head: ClassVar = ("network.output_patch_embedding.",)
 
 
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:

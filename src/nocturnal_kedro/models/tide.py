@@ -30,6 +30,7 @@ class Options(ModelOptions, frozen=True):
     """TiDE; no checkpoint is published."""
 
     network: Network | None = None
+    head: ClassVar = ("network.temporal_decoder.", "network.global_skip.")
     presets: ClassVar = {
         "tiny": Network(hidden_size=16, decoder_output_dim=4, temporal_decoder_dim=16, dropout=0.0),
         "small": Network(),

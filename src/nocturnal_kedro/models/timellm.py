@@ -104,6 +104,7 @@ class Options(ModelOptions, frozen=True):
         *("c_attn", "q_proj", "v_proj"),
         *("attention.self.query", "attention.self.value"),
     )
+    head: ClassVar = ("output_projection.", "levels.")
     extra: ClassVar = "neuralforecast"
     packages: ClassVar = ("neuralforecast",)
 

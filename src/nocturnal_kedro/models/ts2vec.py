@@ -43,6 +43,7 @@ class Options(ModelOptions, frozen=True):
     }
     # LoRA adapts linear layers; those of the encoder, but for the first, are convolutions.
     lora_targets: ClassVar = ("head.hidden", "head.quantiles")
+    head: ClassVar = ("head.",)
 
 
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:

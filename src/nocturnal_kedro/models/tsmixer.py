@@ -25,6 +25,7 @@ class Options(ModelOptions, frozen=True):
     """TSMixer; no checkpoint is published."""
 
     network: Network | None = None
+    head: ClassVar = ("network.out.",)
     presets: ClassVar = {
         "tiny": Network(blocks=1, ff_dim=8, dropout=0.0),
         "small": Network(),

@@ -45,6 +45,7 @@ class Options(ModelOptions, frozen=True):
     }
     released: ClassVar = "ibm-granite/granite-timeseries-ttm-r2"
     lora_targets: ClassVar = ("fc1", "fc2", "attn_layer")
+    head: ClassVar = ("network.head.",)
 
 
 def configure(network: Network, task: Task, channels: Channels) -> dict[str, Any]:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nocturnal_kedro.series.splits import SplitOptions
+    from nocturnal_kedro.training.cells import Cell, Grounds
+    from nocturnal_kedro.training.data import Data
+    from nocturnal_kedro.training.options import Training
 
 # Tables that follow from the task: an experiment with a task of its own has its own of these.
 OF_TASK = ("origins", "outcomes", "tally", "audit")
@@ -23,6 +30,39 @@ class Experiment:
     def shared(self, name: str) -> str:
         """The dataset of everybody, or its own where it follows from a task of its own."""
         return f"{self.name}.{name}" if name in OF_TASK and "task" in self.own else name
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One question, asked of many variants of every model; see `nocturnal_kedro.sweeps`."""
+
+    name: str
+    models: tuple[str, ...]
+    baselines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def plan(
+        self,
+        data: Data,
+        cut: SplitOptions,
+        training: Training,
+        options: dict[str, Any],
+        model_options: dict[str, Any],
+        baseline_options: dict[str, Any],
+    ) -> tuple[Grounds, list[Cell]]:
+        """What its cells start from, and every cell."""
+        from nocturnal_kedro.sweeps import plan_cells
+        from nocturnal_kedro.training.cells import Grounds
+
+        grounds = Grounds(
+            data=data,
+            cut=cut,
+            training=training,
+            models={name: model_options[name] for name in self.models},
+            baselines={name: baseline_options.get(name, {}) for name in self.baselines},
+            seeds=self.seeds,
+        )
+        return grounds, plan_cells(self.name, grounds, options)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.figures import SPLIT_TITLES, line_styles
+from nocturnal_kedro.figures import SPLIT_TITLES, Section, line_styles
 from nocturnal_kedro.figures.alarms import (
     decision_curve,
     event_reliability,
@@ -22,27 +21,14 @@ from nocturnal_kedro.figures.learning import learning_curves
 from nocturnal_kedro.figures.nights import BANDS, choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
-from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
+from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
 from nocturnal_kedro.metrics.scores import Evaluation
+from nocturnal_kedro.report.page import render, stages_of
 from nocturnal_kedro.series.origins import KEPT, Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
-
-
-@dataclass(frozen=True)
-class Section:
-    """A figure of the report with what it shows in words."""
-
-    title: str
-    caption: str
-    figure: Figure
 
 
 @dataclass(frozen=True)
@@ -80,22 +66,14 @@ class Content:
 
 def render_report(content: Content) -> str:
     """The whole page as text. Raises `InputError` when there is no forecast to show."""
-    from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
     for model, frame in content.forecasts.items():
         if frame["target_mg_dl"].notna().sum() == 0:
             raise InputError(f"report: the forecasts of '{model}' hold no observed target.")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        (files(__name__) / "template.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return render(
+        "experiment.html.j2",
+        _sections(content),
         content=content,
-        sections=[
-            (section, _div(section.figure, f"figure-{number}"))
-            for number, section in enumerate(_sections(content))
-        ],
+        task=content.task,
         tables=_tables(content),
         pairs=content.tables["pairs"].to_dict("records"),
         alarms=_alarms(content),
@@ -104,21 +82,22 @@ def render_report(content: Content) -> str:
         breakdown=_breakdown(content),
         translated=_translated(content.tables["translated"]),
         hours=list(_horizons(content)),
-        fewest=FEWEST_TO_TELL_APART,
         tally=_tally(content.tables["tally"]),
         quality=content.tables["quality"].to_dict("records"),
         audit=content.tables["audit"].to_dict("records"),
-        stages=_stages(content.run_record),
-        split_titles=SPLIT_TITLES,
-        plotlyjs=get_plotlyjs(),
+        fingerprint=content.records[content.baselines[0]]["data"],
+        made_from=content.made_from,
+        stages=stages_of(content.run_record),
     )
 
 
 def _sections(content: Content) -> list[Section]:
     styles = line_styles(content.models, content.baselines)
     shown = content.models or content.baselines[:1]
-    tables = content.tables
-    chosen = choose_nights(content.forecasts[shown[0]], tables["origins"])
+    tables, task = content.tables, content.task
+    through = "through the night" if task.unit == "night" else "by hours ahead"
+    axis = "clock time" if task.anchor == "midnight" else "hours after the origin"
+    chosen = choose_nights(content.forecasts[shown[0]], tables["origins"], task.unit)
     test_scores = content.scores[content.scores["split"].isin(SPLIT_TITLES)]
     in_test = tables["origins"][tables["origins"]["split"].isin(SPLIT_TITLES)]
     tested = {
@@ -129,26 +108,26 @@ def _sections(content: Content) -> list[Section]:
     sections = [
         Section(
             "Error with its uncertainty",
-            "Subject-macro RMSE to the end of the night; bars are 95 % intervals over people. "
+            "Subject-macro RMSE to the end of the horizon; bars are 95 % intervals over people. "
             "Overlapping bars alone do not make a tie: models are compared on the same people.",
             rmse_intervals(tables["leaderboard"].query("source == 'all'"), styles),
         ),
         Section(
-            "Error through the night",
-            "RMSE by clock time after a forecast from midnight; each person counts once.",
+            f"Error {through}",
+            f"RMSE by {axis}, forecast {task.when}; each person counts once.",
             error_by_horizon(test_scores, styles),
         ),
         Section(
-            "Bias through the night",
-            "Mean of forecast minus truth by clock time; above zero is too high.",
+            f"Bias {through}",
+            f"Mean of forecast minus truth by {axis}; above zero is too high.",
             bias_by_horizon(test_scores, styles),
         ),
         Section(
-            "Sample nights",
-            f"Chosen by rule: the nights at the 10th, 50th and 90th percentile of the error of "
-            f"{shown[0]}, and the night with the lowest reading, of each split. Dots are what "
-            f"happened, bands the central 50 % and 90 % where a model gives quantiles; 70 to "
-            f"180 mg/dL is shaded, 54 mg/dL dotted.{_coverage(nights_of)}",
+            f"Sample {task.unit}s",
+            f"Chosen by rule: the {task.unit}s at the 10th, 50th and 90th percentile of the error "
+            f"of {shown[0]}, and the one with the lowest reading, of each split, by {axis}. Dots "
+            f"are what happened, bands the central 50 % and 90 % where a model gives quantiles; 70 "
+            f"to 180 mg/dL is shaded, 54 mg/dL dotted.{_coverage(nights_of)}",
             sample_nights(nights_of, chosen, styles),
         ),
         Section(
@@ -160,8 +139,8 @@ def _sections(content: Content) -> list[Section]:
         ),
         *_clinical_sections(content, styles, nights_of),
         Section(
-            "Which nights count",
-            "Per person: midnights that became forecast origins, and why the others did not.",
+            f"Which {task.unit}s count",
+            f"Per person: {task.asked} that became forecast origins, and why the others did not.",
             nights_by_person(tables["tally"]),
         ),
     ]
@@ -182,7 +161,7 @@ def _clinical_sections(
     """Error grids and alarms, where the evaluation is a clinical one."""
     if content.evaluation.kind != "clinical":
         return []
-    tables = content.tables
+    tables, task = content.tables, content.task
     shown = content.models or content.baselines[:1]
     return [
         Section(
@@ -202,7 +181,7 @@ def _clinical_sections(
             error_grid(nights_of, "dts"),
         ),
         Section(
-            "Alarms at midnight",
+            f"Alarms at {'midnight' if task.anchor == 'midnight' else task.asked}",
             "Share of the nights with 15 minutes below 70 mg/dL that an alarm finds, by the false "
             "alarms that it costs, at every threshold of P(low tonight). Dotted: one a week.",
             sensitivity_by_false_alarms(tables["trade_off"], styles),
@@ -245,14 +224,6 @@ def _outside(forecasts: dict[str, pd.DataFrame]) -> str:
         for name, frame in forecasts.items()
     }
     return ", ".join(f"{share:.2f} % of {name}" for name, share in shares.items())
-
-
-def _div(figure: Figure, identifier: str) -> str:
-    return str(
-        figure.to_html(
-            full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG
-        )
-    )
 
 
 def _tables(content: Content) -> list[dict[str, Any]]:
@@ -313,15 +284,6 @@ def _horizons(content: Content) -> dict[str, str]:
     return {f"{whole:g}": ""} | {f"{hours:g}": f"_{hours:g}h" for hours in shorter}
 
 
-def _stages(run_record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The record of every stage, its parameters flat: `training.epochs` and so on."""
-    return {
-        stage: record
-        | {"parameters": pd.json_normalize(record["parameters"]).to_dict("records")[0]}
-        for stage, record in run_record["stages"].items()
-    }
-
-
 def _tally(tally: pd.DataFrame) -> dict[str, Any]:
     """The tally of rows by source and by person, and of nights by person."""
     rows = tally[tally["stage"] != "nights"]
@@ -336,5 +298,5 @@ def _tally(tally: pd.DataFrame) -> dict[str, Any]:
         "by_person": rows.to_dict("records"),
         "people": people.to_dict("records"),
         "kept": int(people["kept"].sum()),
-        "midnights": int(people["rows"].sum()),
+        "asked": int(people["rows"].sum()),
     }

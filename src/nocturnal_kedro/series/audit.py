@@ -243,7 +243,7 @@ def _as_if_then(data: _Data) -> tuple[int, str]:
             then = build_corpus(series, data.physiology)
             [now] = origin_rows(data.corpus, origins[origins["origin"] == origin])
             if not _same_past(then, data.corpus, int(now), data.task.context_steps):
-                found.append(f"{source}/{subject} {origin:%Y-%m-%d}")
+                found.append(f"{source}/{subject} {origin:%Y-%m-%d %H:%M}")
             examined += 1
     return examined, _told(found)
 
@@ -316,7 +316,7 @@ def _one_of_each(sample: pd.DataFrame) -> Iterator[np.ndarray]:
 
 
 def _names(sample: pd.DataFrame, wrong: np.ndarray) -> list[str]:
-    return [f"{r.source}/{r.subject} {r.origin:%Y-%m-%d}" for r in sample[wrong].itertuples()]
+    return [f"{r.source}/{r.subject} {r.origin:%Y-%m-%d %H:%M}" for r in sample[wrong].itertuples()]
 
 
 def _told(found: list[str]) -> str:

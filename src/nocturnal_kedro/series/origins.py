@@ -90,6 +90,17 @@ class Task(BaseModel, extra="forbid", frozen=True):
         return ASKED[self.anchor][1]
 
     @property
+    def when(self) -> str:
+        """In words: from midnight, or every 60 minutes from 21:00 to 05:00."""
+        if self.anchor == "meal":
+            return f"from a meal with {self.meal_g:g} g of carbs or more"
+        if self.anchor == "sliding":
+            hours = self.sliding_hours or ()
+            span = " to ".join(f"{int(hour):02d}:{round(60 * (hour % 1)):02d}" for hour in hours)
+            return f"every {self.every_steps * STEP_MINUTES} minutes{span and f' from {span}'}"
+        return f"from {self.anchor}"
+
+    @property
     def usual_anchor_hours(self) -> float:
         """How near to the anchor training windows lie where `Training` does not say."""
         return 3.0 if self.unit == "night" else 0.5

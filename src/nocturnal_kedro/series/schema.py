@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,15 @@ def _as_words(given: object) -> object:
 
 # Names in a list, or, as on the command line, in one text with spaces between them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+
+
+def _as_numbers(given: object) -> object:
+    return str(given).split() if isinstance(given, str | int | float) else given
+
+
+# Numbers in a list, or, as on the command line, in one text with spaces between them.
+Number = TypeVar("Number", int, float)
+Numbers = Annotated[tuple[Number, ...], BeforeValidator(_as_numbers)]
 
 # Of every forecast: WQL and CRPS integrate over them, 0.01 and 0.99 bound the 98 % interval.
 QUANTILE_LEVELS = (0.01, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)

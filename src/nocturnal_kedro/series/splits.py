@@ -57,7 +57,16 @@ def build_splits(series: pd.DataFrame, options: SplitOptions) -> pd.DataFrame:
     Raises `InputError` on a name in `hold_out` or `source_shares` that is not there, and when
     nobody is left for training.
     """
-    spans = _spans(series)
+    return _cut(_spans(series), options)
+
+
+def recut_splits(splits: pd.DataFrame, options: SplitOptions) -> pd.DataFrame:
+    """The same days of the same people in other splits, as `build_splits` would cut them."""
+    spans = splits.groupby(["source", "subject"], sort=True).agg({"start": "min", "end": "max"})
+    return _cut(spans.assign(end=spans["end"] - SLOT).reset_index(), options)
+
+
+def _cut(spans: pd.DataFrame, options: SplitOptions) -> pd.DataFrame:
     held_out = _named(spans, options.hold_out)
     segments: list[_Segment] = []
     for source, people in spans.groupby("source"):

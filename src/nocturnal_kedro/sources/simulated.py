@@ -59,6 +59,7 @@ class Options(BaseModel, extra="forbid", frozen=True):
     days: int = Field(default=30, ge=1, le=366)
     seed: int = Field(default=2004, ge=0)
     start: date = date(2024, 1, 1)  # a Monday
+    slow_sensor_share: float = Field(default=0, ge=0, le=1)  # of the people: reads every 15 minutes
 
 
 class Meal(NamedTuple):
@@ -135,6 +136,7 @@ DROPOUT_LN_TICKS = (1.2, 1.3)  # mean and SD of the logarithm: median 17 min, at
 PUMP_GAPS_PER_DAY, PUMP_GAP_LN_TICKS = 0.06, (4.0, 1.0)  # median 4.5 h
 
 SETTLING_DAYS = 1  # lived before the first day that is kept
+SLOW_TICKS = 3  # of 5 minutes, between two readings of a slow sensor
 
 
 @dataclass(frozen=True)
@@ -395,9 +397,13 @@ def _recorded(log: Log, habits: Habits, plan: Plan, options: Options) -> Reading
     kept = slice(SETTLING_DAYS * STEPS_PER_DAY, None)
     midnight = np.datetime64(options.start, "ns")
     frames, entries = [], []
+    fast = options.subjects - round(options.slow_sensor_share * options.subjects)
     for person in range(options.subjects):
         subject = f"sim-{person + 1:03d}"
         glucose = log.glucose_mg_dl[kept, person]
+        lost = int(np.isnan(glucose).sum())
+        if person >= fast:
+            glucose = np.where(np.arange(len(glucose)) % SLOW_TICKS, np.nan, glucose)
         pump_lost = plan.pump_lost[kept, person]
         basal = np.where(pump_lost, np.nan, log.basal_u_h[kept, person])
         bolus = np.where(pump_lost, 0, log.bolus_u[kept, person])
@@ -424,7 +430,7 @@ def _recorded(log: Log, habits: Habits, plan: Plan, options: Options) -> Reading
         frames.append(readings_frame(columns))
         entries += [
             (subject, "in", "rows simulated", len(frames[-1])),
-            (subject, "noted", "glucose lost by the sensor", int(np.isnan(glucose).sum())),
+            (subject, "noted", "glucose lost by the sensor", lost),
             (subject, "noted", "basal lost by the pump's log", int(pump_lost.sum())),
         ]
     return Readings(pd.concat(frames, ignore_index=True), make_tally("read", entries))

@@ -58,8 +58,15 @@ def forecast(
             f"have seen what it would be tested on. Run the training pipeline again."
         )
     data.require_frozen()
-    tested = origins[origins["split"] != "train"]
-    rows = origin_rows(corpus, tested)
+    return forecast_origins(artifact, data, device, answers)
+
+
+def forecast_origins(
+    artifact: Artifact, data: Data, device: str = "cpu", answers: Answers | None = None
+) -> tuple[pd.DataFrame, float]:
+    """The same of data that the artifact need not have been fitted to: the caller sees to that."""
+    tested = data.origins[data.origins["split"] != "train"]
+    rows = origin_rows(data.corpus, tested)
     answer, target_NH, seconds = answer_with(artifact, data, rows, device, answers)
 
     horizon = data.task.horizon_steps

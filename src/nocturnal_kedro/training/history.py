@@ -14,6 +14,7 @@ from nocturnal_kedro.series.windows import Batch, WindowGatherer
 from nocturnal_kedro.training.data import Data
 
 SAMPLED = 10_000  # windows around the anchor, at most, for a baseline that needs many
+HELD = 50_000  # origins, at most, all at once: of midnights a cohort has fewer, sliding are more
 
 
 def gather_history(
@@ -23,14 +24,15 @@ def gather_history(
     people: tuple[str, ...],
     seed: int,
 ) -> History:
-    """The training rows and nights; windows are sampled from the rows `around_anchor`."""
+    """The training rows and nights, and how to sample windows from the rows `around_anchor`."""
     corpus = data.corpus
     rows = rows_of_split(corpus, data.splits, "train")
-    nights, target_NH = gather_nights(corpus, gatherer, data.night_rows("train"), people)
 
-    def sample() -> tuple[Nights, np.ndarray]:
-        chosen = np.random.default_rng(seed).permutation(around_anchor)[:SAMPLED]
+    def gather(of: np.ndarray, most: int) -> tuple[Nights, np.ndarray]:
+        chosen = np.random.default_rng(seed).permutation(of)[:most]
         return gather_nights(corpus, gatherer, np.sort(chosen), people)
+
+    nights, target_NH = gather(data.night_rows("train"), HELD)
 
     return History(
         glucose_T=np.where(corpus.observed_TC[rows, 0], corpus.values_TC[rows, 0], np.nan),
@@ -39,7 +41,7 @@ def gather_history(
         people=len(people),
         nights=nights,
         target_NH=target_NH,
-        sample=sample,
+        sample=lambda: gather(around_anchor, SAMPLED),
     )
 
 

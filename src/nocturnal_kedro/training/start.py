@@ -68,6 +68,9 @@ def start_model(name: str, options: ModelOptions, task: Task) -> Start:
     if options.lora:
         targets = options.lora.targets or options.lora_targets
         attach(start.module, options.lora, targets, start.fresh)
+    if options.layers == "head":
+        for part, weight in start.module.named_parameters():
+            weight.requires_grad = part.startswith(options.head) or part in start.fresh
     return start
 
 

@@ -18,9 +18,13 @@ from nocturnal_kedro.metrics.scores import (
     score_points,
 )
 from nocturnal_kedro.metrics.translate import translate
+from nocturnal_kedro.pipelines.experiments import Sweep
 from nocturnal_kedro.series.corpus import Corpus
+from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.splits import SplitOptions
 from nocturnal_kedro.training.artifact import Artifact
-from nocturnal_kedro.training.options import Hardware
+from nocturnal_kedro.training.options import Hardware, Training
+from nocturnal_kedro.training.trained import Trained
 
 
 def forecast_nights(
@@ -85,3 +89,36 @@ def score(
     return tuple(
         pd.concat([pd.DataFrame(marks, index=table.index), table], axis=1) for table in tables
     )
+
+
+def score_cells(
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    task: Task,
+    cut: SplitOptions,
+    training: Training,
+    hardware: Hardware,
+    options: dict[str, dict[str, Any]],
+    model_options: dict[str, dict[str, Any]],
+    baseline_options: dict[str, dict[str, Any]],
+    trained: Trained,
+    forecasted: MutableMapping[str, bytes],
+    cells: list[dict[str, Any]],
+    *,
+    sweep: Sweep,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores by night of every cell of a sweep, and the groups of nights that are told apart."""
+    from nocturnal_kedro.training.cells import Bench
+    from nocturnal_kedro.training.data import Data
+    from nocturnal_kedro.training.fit import Kept
+
+    data = Data(corpus, splits, origins, task)
+    grounds, planned = sweep.plan(data, cut, training, options, model_options, baseline_options)
+    bench = Bench(hardware, Kept(trained=trained), forecasted)
+    scores = bench.score_all(planned, cells, corpus)
+    code = plugins.load("sweep", sweep.name)
+    if hasattr(code, "derive"):
+        scores = code.derive(scores)
+    scores.insert(0, "experiment", sweep.name)
+    return scores, code.groups(grounds, code.Options.model_validate(options))

@@ -5,7 +5,8 @@ from functools import partial, update_wrapper
 from kedro.pipeline import Node, Pipeline, node
 
 from nocturnal_kedro.pipelines.evaluation import nodes
-from nocturnal_kedro.pipelines.experiments import Experiment, Lane
+from nocturnal_kedro.pipelines.experiments import Experiment, Lane, Sweep
+from nocturnal_kedro.pipelines.training.pipeline import grounds_of
 
 SCORED = ("scores", "night_scores", "level_scores", "low_readings", "translated")
 
@@ -18,6 +19,23 @@ def create_pipeline(
     return Pipeline(
         [part for lane in every for part in _one_lane(experiment, lane)], tags="evaluation"
     )
+
+
+def create_sweep(experiment: Experiment, sweep: Sweep) -> Pipeline:
+    """Scores by night of every cell of the sweep, and which nights are told apart."""
+    score = node(
+        update_wrapper(partial(nodes.score_cells, sweep=sweep), nodes.score_cells),
+        {
+            **grounds_of(experiment, sweep),
+            "trained": "trained",
+            "forecasted": f"{sweep.name}.forecasted",
+            "cells": f"{sweep.name}.cells",
+        },
+        [f"{sweep.name}.cell_scores", f"{sweep.name}.groups"],
+        name="score_cells",
+        namespace=sweep.name,
+    )
+    return Pipeline([score], tags="evaluation")
 
 
 def _one_lane(experiment: Experiment, lane: Lane) -> list[Node]:

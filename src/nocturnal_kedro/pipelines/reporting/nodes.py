@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.metrics import alarms, breakdown, compare
+from nocturnal_kedro.metrics import alarms, breakdown, compare, sweeps
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.scores import Evaluation
 
@@ -108,6 +108,46 @@ def write_report(
             sources={name: plugins.load("source", name).TITLE for name in known},
             comparison=comparison,
             evaluation=evaluation,
+            run_record=run_record,
+        )
+    )
+
+
+def summarise_cells(
+    comparison: Comparison, cell_scores: pd.DataFrame, groups: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every variant of a sweep and how it differs from another; and each person's errors."""
+    return sweeps.summarise(cell_scores, groups, comparison), sweeps.by_person(cell_scores)
+
+
+def write_sweep_report(
+    comparison: Comparison,
+    summary: pd.DataFrame,
+    by_person: pd.DataFrame,
+    audit: pd.DataFrame,
+    quality: pd.DataFrame,
+    made_from: dict[str, Any],
+    run_record: dict[str, Any],
+    *,
+    sweep: str,
+) -> str:
+    """The page of a sweep."""
+    from nocturnal_kedro.report.sweep import SweepContent, render_sweep
+    from nocturnal_kedro.sweeps import Tables
+
+    code, known = plugins.load("sweep", sweep), quality["source"].unique()
+    return render_sweep(
+        SweepContent(
+            name=sweep,
+            title=code.TITLE,
+            method=code.METHOD,
+            sections=code.sections(Tables(summary, by_person)),
+            summary=summary,
+            by_person=by_person,
+            audit=audit,
+            made_from=made_from,
+            sources={name: plugins.load("source", name).TITLE for name in known},
+            comparison=comparison,
             run_record=run_record,
         )
     )

@@ -103,3 +103,38 @@ def create_pipeline(
         ],
         tags="reporting",
     )
+
+
+def create_sweep(experiment: Experiment, sweep: str) -> Pipeline:
+    """The tables of a sweep and its page."""
+    comparison = experiment.parameter("comparison")
+    write_report = update_wrapper(
+        partial(nodes.write_sweep_report, sweep=sweep), nodes.write_sweep_report
+    )
+    return Pipeline(
+        [
+            node(
+                nodes.summarise_cells,
+                [comparison, f"{sweep}.cell_scores", f"{sweep}.groups"],
+                [f"{sweep}.summary", f"{sweep}.by_person"],
+                name="summarise_cells",
+                namespace=sweep,
+            ),
+            node(
+                write_report,
+                [
+                    comparison,
+                    f"{sweep}.summary",
+                    f"{sweep}.by_person",
+                    experiment.shared("audit"),
+                    "quality",
+                    "made_from",
+                    "run_record",
+                ],
+                f"{sweep}.report",
+                name="write_sweep_report",
+                namespace=sweep,
+            ),
+        ],
+        tags="reporting",
+    )

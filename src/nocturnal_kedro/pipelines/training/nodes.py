@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from nocturnal_kedro.pipelines.experiments import Sweep
 from nocturnal_kedro.series.audit import require_audited
 from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task
+from nocturnal_kedro.series.splits import SplitOptions
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.options import Hardware, Training
 from nocturnal_kedro.training.trained import Trained
@@ -61,3 +63,35 @@ def fit_baseline(
     data = Data(corpus, splits, origins, task)
     require_audited(audit, data.fingerprint())
     return fit_baseline(baseline, options.get(baseline, {}), data, training, trained)
+
+
+def train_cells(
+    corpus: Corpus,
+    splits: pd.DataFrame,
+    origins: pd.DataFrame,
+    audit: pd.DataFrame,
+    task: Task,
+    cut: SplitOptions,
+    training: Training,
+    hardware: Hardware,
+    options: dict[str, dict[str, Any]],
+    model_options: dict[str, dict[str, Any]],
+    baseline_options: dict[str, dict[str, Any]],
+    unfinished: Unfinished,
+    trained: Trained,
+    share: str,
+    *,
+    sweep: Sweep,
+) -> list[dict[str, Any]]:
+    """Train every variant of a sweep, or this run's share of them; what is whole is not repeated.
+
+    Returns what each cell is, and the key of its artifact.
+    """
+    from nocturnal_kedro.training.cells import Bench, share_of
+    from nocturnal_kedro.training.data import Data
+    from nocturnal_kedro.training.fit import Kept
+
+    data = Data(corpus, splits, origins, task)
+    require_audited(audit, data.fingerprint())
+    _, cells = sweep.plan(data, cut, training, options, model_options, baseline_options)
+    return Bench(hardware, Kept(unfinished, trained)).train_all(share_of(cells, share))

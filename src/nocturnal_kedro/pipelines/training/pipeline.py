@@ -4,7 +4,7 @@ from functools import partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline, node
 
-from nocturnal_kedro.pipelines.experiments import Experiment, Lane
+from nocturnal_kedro.pipelines.experiments import Experiment, Lane, Sweep
 from nocturnal_kedro.pipelines.training import nodes
 
 
@@ -35,6 +35,40 @@ def create_pipeline(
         for baseline in baselines
     ]
     return Pipeline(fit_models + fit_baselines, tags="training")
+
+
+def create_sweep(experiment: Experiment, sweep: Sweep) -> Pipeline:
+    """A trained artifact for every cell of the sweep: `{sweep}.cells` says which."""
+    train = node(
+        update_wrapper(partial(nodes.train_cells, sweep=sweep), nodes.train_cells),
+        {
+            **grounds_of(experiment, sweep),
+            "audit": experiment.shared("audit"),
+            "unfinished": f"{sweep.name}.cells.unfinished",
+            "trained": "trained",
+            "share": "params:share",
+        },
+        f"{sweep.name}.cells",
+        name="train_cells",
+        namespace=sweep.name,
+    )
+    return Pipeline([train], tags="training")
+
+
+def grounds_of(experiment: Experiment, sweep: Sweep) -> dict[str, str]:
+    """What the cells of a sweep are planned from."""
+    return {
+        "corpus": "corpus",
+        "splits": "splits",
+        "origins": experiment.shared("origins"),
+        "task": experiment.parameter("task"),
+        "cut": "params:splits",
+        "training": experiment.parameter("training"),
+        "hardware": "params:hardware",
+        "options": f"params:{sweep.name}",
+        "model_options": "params:model_options",
+        "baseline_options": "params:baseline_options",
+    }
 
 
 def _fit_model(experiment: Experiment, lane: Lane, namespace: str) -> Node:
