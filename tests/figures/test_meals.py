@@ -79,6 +79,7 @@ def test_courses_show_nobody_alone() -> None:
                       "Everybody else, later nights"]  # fmt: skip
     traces = drawn(figure)
     # Panels by row: never seen, then later; what came once in each.
+    assert len(figure.data) == len(traces)
     assert sorted(traces) == [
         ("last_value", "x3"), ("m", "x2"), ("m", "x3"), ("m", "x4"),
         ("truth", "x2"), ("truth", "x3"), ("truth", "x4"),

@@ -287,6 +287,10 @@ def test_peaks_of_a_size_are_means_over_people_and_their_draws(peaks: pd.DataFra
         people = of_size.groupby(PERSON)
         row = table.loc[split, size, model]
         assert row["meals"] == len(peaks.query("split == @split and meal_size == @size")) / 10
+        rises = of_size[of_size["rose"]]
+        for name in ("peak_minutes", "forecast_peak_minutes"):
+            got = row[name.replace("peak", "time_to_peak")]
+            assert got == pytest.approx(rises[name].median(), nan_ok=True)
         for name, unit in list(HEADLINES.items())[1:]:
             own = people[name].mean().dropna()  # every seed has the same meals
             assert row[f"{name}_{unit}"] == pytest.approx(own.mean(), nan_ok=True)
@@ -303,7 +307,35 @@ def test_peaks_of_a_size_are_means_over_people_and_their_draws(peaks: pd.DataFra
     assert compared > 20
 
 
-@settings(max_examples=8, deadline=None)
+def ties(rmse_MP: list[list[float]]) -> list[bool]:
+    """Whether each model is tied with the first; everybody has one meal, off by as much."""
+    rmse = np.array(rmse_MP)
+    target = np.full((rmse.shape[1], 4), 120.0)
+    subject = [f"p{person}" for person in range(rmse.shape[1])]
+    told = [
+        of_model(after_meals(target, target + of_people[:, None], subject=subject), f"m{number}")
+        for number, of_people in enumerate(rmse)
+    ]
+    table = judge_meals(pd.concat(told), COMPARISON).set_index("model").sort_index()
+    np.testing.assert_allclose(table.loc["m0", "rmse_mg_dl"].iloc[0], rmse[0].mean())
+    whole = table[table["meal_size"] == "all"]
+    assert whole.loc["m0", "tied_with_best"]
+    return whole["tied_with_best"].tolist()[1:]
+
+
+def test_ties_take_people_and_both_tests() -> None:
+    best = [20.0, 23, 19, 31, 25, 27]
+    worse = [rmse + 5 + 0.1 * rmse for rmse in best]
+    assert ties([best, worse]) == [False]  # 2 / 2^6 = 0.03
+    assert ties([best[:5], worse[:5]]) == [True]  # 2 / 2^5 = 0.06
+    assert ties([best, worse, [rmse + 9 for rmse in worse]]) == [True, True]  # 0.06 by Holm
+    # Of 14 people 13 do a little worse, one so much better that the mean tells nothing: p = 0.01.
+    many = [20.0 + person for person in range(14)]
+    little = [rmse + 1 + 0.01 * k for k, rmse in enumerate(many[:13])] + [many[13] - 12]
+    assert ties([many, little]) == [True]
+
+
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10**6))
 def test_people_apart_and_together(seed: int) -> None:
     """The mean over all is that of two halves, by how many of each are judged."""
