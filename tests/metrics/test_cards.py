@@ -86,7 +86,8 @@ def cards(run: Run) -> list[NightCard]:
     ("probability", "words"),
     [
         (0.0, "under 1 in 100"), (0.009, "under 1 in 100"), (0.02, "about 1 in 50 (2 %)"),
-        (0.06, "about 1 in 20 (6 %)"), (0.07, "about 1 in 10 (7 %)"),
+        (0.033, "about 1 in 20 (3 %)"), (0.06, "about 1 in 20 (6 %)"),
+        (0.07, "about 1 in 10 (7 %)"),
         (0.312, "about 3 in 10 (31 %)"), (0.35, "about 4 in 10 (35 %)"),
         (0.92, "about 9 in 10 (92 %)"), (0.94, "about 19 in 20 (94 %)"),
         (0.98, "about 49 in 50 (98 %)"), (0.995, "over 99 in 100"), (1.0, "over 99 in 100"),
@@ -360,9 +361,11 @@ def test_nights_are_chosen_by_rule(run: Run) -> None:
     patient = forecasts.nights.index[forecasts.nights["split"] == "patient"]
     off = np.zeros(len(lows))
     off[temporal], off[patient] = [5, 1, 4, 2, 3], [1, 2, 6, 3, 5, 4]
-    forecasts = replace(forecasts, point_NH=forecasts.target_NH + off[:, None])
+    target_NH = forecasts.target_NH.copy()
+    target_NH[temporal[2], 8:] = np.nan  # a night of few readings has no smaller error
+    forecasts = replace(forecasts, target_NH=target_NH, point_NH=forecasts.target_NH + off[:, None])
     lows.loc[temporal, "low_probability"] = [0.2, 0.9, 0.4, 0.3, 0.1]
-    lows.loc[patient, "low_probability"] = [0.2, 0.9, 0.4, 0.3, 0.1, 0.2]
+    lows.loc[patient, "low_probability"] = [0.9, 0.9, 0.4, 0.3, 0.1, 0.2]
     shift = (outcomes["split"] == "train").sum()
     outcomes.loc[temporal + shift, "low_happened"] = [True, False, True, False, True]
     outcomes.loc[patient + shift, "low_happened"] = [False, False, False, True, False, False]
@@ -382,8 +385,20 @@ def test_nights_are_chosen_by_rule(run: Run) -> None:
         ("patient", 1): f"{highest} did not go low",
     }
     assert list(chosen["split"]) == ["patient"] * 2 + ["temporal"] * 3
-    shuffled = lows.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(choose_nights(forecasts, shuffled, outcomes), chosen)
+    backwards = replace(
+        forecasts,
+        nights=forecasts.nights[::-1].reset_index(drop=True),
+        target_NH=forecasts.target_NH[::-1],
+        point_NH=forecasts.point_NH[::-1],
+    )
+    again = choose_nights(backwards, lows.sample(frac=1, random_state=0), outcomes)
+    pd.testing.assert_frame_equal(again, chosen)
+
+    unread = forecasts.target_NH.copy()
+    unread[patient[1]] = np.nan
+    fewer = choose_nights(replace(forecasts, target_NH=unread), lows, outcomes)
+    assert forecasts.nights["origin"][patient[1]] not in set(fewer["origin"])
+    assert forecasts.nights["origin"][patient[0]] in set(fewer["origin"])
 
     never = outcomes.assign(low_happened=False)
     assert set(choose_nights(forecasts, lows, never)["chosen"]) == {
