@@ -69,6 +69,29 @@ def test_error_and_bias_by_horizon(scores: pd.DataFrame) -> None:
     assert curves["m", "x2"].y[0] == pytest.approx(np.sqrt(np.mean([16.0, 25, 36])))
 
 
+def test_steps_are_clock_times_from_midnight_and_else_hours(
+    forecasts: pd.DataFrame, origins: pd.DataFrame
+) -> None:
+    midnight = forecasts, origins
+    evening = tuple(
+        table.assign(origin=table["origin"] - pd.Timedelta(minutes=5)) for table in midnight
+    )
+    for (frame, table), ticks, title in (
+        (midnight, ("00:00", "02:00", "04:00", "06:00", "08:00"), "clock time"),
+        (evening, ("0", "2", "4", "6", "8"), "hours after the origin"),
+    ):
+        by_cell, _ = score_points(lay_out(frame, table, "m"))
+        axis = error_by_horizon(by_cell.assign(model="m"), line_styles(["m"], [])).layout.xaxis
+        assert (axis.ticktext, axis.title.text) == (ticks, title)
+        assert axis.tickvals == (0, 24, 48, 72, 96)
+        chosen = choose_nights(frame, table, "meal").head(1)
+        figure = sample_nights({"m": frame}, chosen, STYLES)
+        assert figure.layout.xaxis.ticktext == ticks
+        at = "" if title == "clock time" else " 23:55"
+        told = f"an easy meal, patient<br><sup>s/b, {chosen['origin'].iloc[0]:%Y-%m-%d}{at}</sup>"
+        assert figure.layout.annotations[0].text == told
+
+
 def test_nights_are_chosen_by_their_error_and_by_the_lowest_reading(
     forecasts: pd.DataFrame, origins: pd.DataFrame
 ) -> None:
@@ -145,6 +168,10 @@ def test_quality_bars_add_up_to_the_midnights() -> None:
     figure = nights_by_person(quality)
     assert [bar.name for bar in figure.data] == ["nights kept", "why"]
     assert [list(bar.y) for bar in figure.data] == [[20, 9], [3, 0]]
+    assert figure.layout.yaxis.title.text == "nights"
+    meals = nights_by_person(quality.replace("nights kept", "meals kept"))
+    assert meals.data[0].name == "meals kept"
+    assert meals.layout.yaxis.title.text == "meals"
 
 
 def test_learning_curve_marks_the_epoch_that_was_kept() -> None:

@@ -252,6 +252,35 @@ def test_every_row_of_the_trade_off_is_its_alarm(frames: Frames, traded: pd.Data
         np.testing.assert_allclose(rows["net_benefit_always"][below], always[below])
 
 
+def test_alarms_of_several_origins_in_a_night_add_up_to_its_rate() -> None:
+    """Each night asked three times, with the same answers: three times as many false alarms."""
+    told, outcomes = invent()
+    hours = [pd.Timedelta(hours=h) for h in (-1, 0, 3)]
+    thrice = [
+        pd.concat([table.assign(origin=table["origin"] + h) for h in hours], ignore_index=True)
+        for table in (told, outcomes)
+    ]
+    once, often = trade_off(told, outcomes), trade_off(*thrice)
+    np.testing.assert_allclose(often["false_alarms_per_week"], 3 * once["false_alarms_per_week"])
+    same = ["sensitivity_pct", "precision_pct", "net_benefit", "net_benefit_always"]
+    assert_frame_equal(often[same], once[same])
+
+    table = rank_alarms(*thrice, COMPARISON).query("nights_chosen == 'all'")
+    for row in table.itertuples():
+        validation = of(tuple(thrice), "validation", row.model)
+        false = ~validation[f"{row.low}_happened"]
+        false &= validation[f"{row.low}_probability"] >= row.threshold - 1e-9
+        nights = len(validation) / 3
+        assert false.sum() <= nights / 7  # all origins' together: one a week, not three
+        tested = of(tuple(thrice), row.split, row.model)
+        false = ~tested[f"{row.low}_happened"]
+        false &= tested[f"{row.low}_probability"] >= row.threshold - 1e-9
+        assert row.false_alarms_per_night == pytest.approx(false.sum() / (len(tested) / 3))
+        curve = often.query("split == @row.split and low == @row.low and model == @row.model")
+        allowed = curve[curve["false_alarms_per_week"] <= 1 + 1e-9]
+        assert row.sensitivity_weekly_pct == pytest.approx(allowed["sensitivity_pct"].max())
+
+
 def test_a_line_through_the_trade_off_is_the_curve_of_all_thresholds() -> None:
     """Also of few nights told alike, where net benefit falls between two alarms."""
     told, outcomes = invent(1, nights=3)

@@ -17,6 +17,7 @@ from nocturnal_kedro.metrics.compare import (
     build_leaderboard,
     build_leaderboards,
     compare_pairs,
+    night_numbers,
     require_current,
 )
 from nocturnal_kedro.metrics.scores import MEASURES
@@ -310,6 +311,34 @@ def test_nobody_with_enough_nights_leaves_that_test_out() -> None:
     assert (table["dm_left_out"] == 7).all()
     assert table["wilcoxon_p"].notna().all()
     assert compare_pairs(invent_nights(models=1), QUICK).empty
+
+
+def test_two_origins_in_one_night_leave_that_test_out_for_everybody() -> None:
+    nights = invent_nights()
+    first = nights["origin"].min()
+    again = nights[nights["origin"] == first]
+    assert again["subject"].nunique() < 7
+    twice = pd.concat([nights, again.assign(origin=first + pd.Timedelta(hours=11))])
+    table, before = compare_pairs(twice, QUICK), compare_pairs(nights, QUICK)
+    assert table[["dm_z", "dm_p", "dm_holm_p"]].isna().all().all()
+    assert (table["dm_left_out"] == 7).all()
+    assert before["dm_z"].notna().all()
+    others = table.columns.drop(["dm_z", "dm_p", "dm_holm_p"])
+    assert table[others].notna().all().all()
+    apart = pd.concat([nights, again.assign(origin=first - pd.Timedelta(hours=13))])
+    assert compare_pairs(apart, QUICK)["dm_z"].notna().all()  # of the night before
+
+
+def test_bedtimes_follow_one_another_whatever_the_hour() -> None:
+    """A bedtime that moves by up to six hours is one a night; rounded gaps would tell as much."""
+    bedtimes = ["01 20:00", "03 01:55", "03 20:00", "05 00:00", "05 23:55", "08 00:10"]
+    at = pd.DatetimeIndex([f"2026-03-{time}" for time in bedtimes])
+    assert np.diff(night_numbers(at)).tolist() == [1, 1, 1, 1, 2]
+    nights = invent_nights()
+    moved = nights["origin"] + pd.to_timedelta(nights["origin"].dt.day % 3 - 1, unit="h")
+    pd.testing.assert_frame_equal(
+        compare_pairs(nights.assign(origin=moved), QUICK), compare_pairs(nights, QUICK)
+    )
 
 
 def test_seeds_are_averaged_for_a_person_and_drawn_for_the_interval() -> None:

@@ -55,6 +55,18 @@ def test_lows_are_told_of_the_night_that_had_them(planted: Corpus, data: Data) -
     assert (others["lowest_mg_dl"] >= 80).all()
 
 
+def test_carbs_of_the_origins_own_slot_are_its_meal(planted: Corpus, data: Data) -> None:
+    night, row = first_night(planted, data, "patient")
+    planted.values_TC[row - 1 : row + 2, CARBS] = 12, 34, 56
+    assert describe_nights(planted, data.origins, Task()).loc[night, "meal_g"] == 34
+    planted.values_TC[row, CARBS] = 0
+    assert describe_nights(planted, data.origins, Task()).loc[night, "meal_g"] == 0
+    planted.observed_TC[row, CARBS] = False
+    told = describe_nights(planted, data.origins, Task())["meal_g"]
+    assert np.isnan(told[night])
+    assert (told.drop(index=night) == 0).all()
+
+
 def test_lows_of_all_nights_are_those_of_their_readings(data: Data, task: Task) -> None:
     nights = describe_nights(data.corpus, data.origins, task)
     at = origin_rows(data.corpus, data.origins)[:, None] + np.arange(1, 97)

@@ -51,10 +51,15 @@ def unreduced(frame: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-@pytest.mark.parametrize("at", ["00:00", "22:35"])
+@pytest.mark.parametrize("at", ["00:00", "22:35", "any"])
 def test_cells_and_nights_are_a_groupby_of_the_points(at: str) -> None:
     """From 22:35 the clock passes midnight, and an hour begins within the steps."""
-    frame, origins = invent_forecasts(at=at)
+    frame, origins = invent_forecasts(at="00:00" if at == "any" else at)
+    if at == "any":  # each at its own time
+        moved = pd.to_timedelta(95 * origins.groupby("subject").cumcount(), unit="min")
+        moved = moved.set_axis(pd.MultiIndex.from_frame(origins[NIGHT]))
+        for table in (frame, origins):
+            table["origin"] += moved.loc[pd.MultiIndex.from_frame(table[NIGHT])].to_numpy()
     points = unreduced(frame, origins)
     averaged = ["reference_mg_dl", *MEASURES]
     by_cell, by_night = score_points(lay_out(frame, origins, "m"))

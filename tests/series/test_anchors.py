@@ -1,6 +1,8 @@
 """From when models are asked: anchors against their definitions, spelt out one slot at a time."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +13,23 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.series.corpus import CHANNELS, Corpus
-from nocturnal_kedro.series.origins import KEPT, Task, anchor_rows, build_origins
-from nocturnal_kedro.series.schema import STEPS_PER_DAY
+from nocturnal_kedro.metrics.outcomes import describe_nights
+from nocturnal_kedro.series.audit import Audited, AuditOptions, audit_leaks
+from nocturnal_kedro.series.corpus import CHANNELS, Corpus, build_corpus
+from nocturnal_kedro.series.grid import GridOptions, grid_people, join_series, order_readings
+from nocturnal_kedro.series.origins import (
+    KEPT,
+    Task,
+    anchor_rows,
+    build_origins,
+    eligible_rows,
+    origin_rows,
+)
+from nocturnal_kedro.series.overlap import find_overlaps, mark_readings
+from nocturnal_kedro.series.physiology import Physiology
+from nocturnal_kedro.series.schema import ORIGIN_TABLE, STEPS_PER_DAY
+from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.sources import find_parts
 from nocturnal_kedro.training.data import Data
 
 CARBS, INSULIN = CHANNELS.index("carbs_g"), CHANNELS.index("insulin_u")
@@ -180,6 +196,20 @@ def test_a_meal_is_what_comes_after_an_hour_without_carbs() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        (Task(), "from midnight"),
+        (Task(anchor="bedtime"), "from bedtime"),
+        (Task(anchor="meal", meal_g=22.5), "from a meal with 22.5 g of carbs or more"),
+        (Task(anchor="sliding", every_steps=6), "every 30 minutes"),
+        (Task(anchor="sliding", sliding_hours=(21.5, 5)), "every 60 minutes from 21:30 to 05:00"),
+    ],
+)
+def test_a_task_says_when(task: Task, told: str) -> None:
+    assert task.when == told
+
+
 def test_a_bedtime_of_nobody_is_an_error() -> None:
     corpus = corpus_of(Person(datetime(2026, 3, 1), 300, {}, {}))
     with pytest.raises(InputError, match=r"task.bedtimes 's/A'; known: s, s/a. Did you mean 's/a'"):
@@ -255,3 +285,109 @@ def test_nobody_is_trained_around_an_anchor_of_the_next_person(
 def test_no_anchor_at_all_says_where_they_come_from(splits: pd.DataFrame, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"no meals are in the data.*task.anchor"):
         build_origins(corpus, splits, Task(anchor="meal", meal_g=500))
+
+
+def cohort_of(source: str, root: Path, options: dict[str, Any]) -> Audited:
+    """All that is audited of a source, but for task and origins; raw readings of two people."""
+    series, marks, raw = [], [], {}
+    for part in find_parts([source], root, {source: options}):
+        readings = part.read()
+        ordered = order_readings(source, readings)
+        series.append(grid_people(ordered, GridOptions())[0])
+        marks.append(mark_readings(ordered))
+        for subject in ordered.subjects[: 2 - len(raw)]:
+            raw[source, subject] = readings.frame[readings.frame["subject"] == subject]
+    joined = join_series(series)
+    return Audited(
+        series=joined,
+        corpus=build_corpus(joined, Physiology()),
+        splits=build_splits(joined, SplitOptions()),
+        origins=pd.DataFrame(),
+        overlaps=find_overlaps(pd.concat(marks, ignore_index=True)),
+        raw=raw,
+        task=Task(),
+        physiology=Physiology(),
+        grid=GridOptions(),
+    )
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Audited:
+    return cohort_of("simulated", Path(), {"subjects": 8, "days": 14})
+
+
+def ask(cohort: Audited, task: Task) -> pd.DataFrame:
+    """What came of the origins of a task, that pass the leak audit."""
+    corpus = cohort.corpus
+    origins, _ = build_origins(corpus, cohort.splits, task)
+    ORIGIN_TABLE.validate(origins)
+    audit = audit_leaks(
+        replace(cohort, task=task, origins=origins), AuditOptions(origins=48, train_windows=48)
+    )
+    assert audit["passed"].all(), audit.loc[~audit["passed"], "found"].to_list()
+    assert (audit["examined"] > 0).all()
+    nights = describe_nights(corpus, origins, task)
+    assert nights[list(origins)].equals(origins)
+    rows = origin_rows(corpus, origins)
+    assert np.isin(rows, anchor_rows(corpus, task)).all()
+    for split in origins["split"].unique():
+        own = rows[origins["split"] == split]
+        assert np.isin(own, eligible_rows(corpus, cohort.splits, task, split)).all()
+    at = rows[:, None] + np.arange(1, 1 + task.horizon_steps)
+    glucose = np.where(corpus.observed_TC[at, 0], corpus.values_TC[at, 0], np.nan)
+    np.testing.assert_array_equal(nights["lowest_mg_dl"], np.nanmin(glucose, axis=1))
+    return nights
+
+
+@pytest.mark.parametrize("anchor", ["midnight", "bedtime", "meal", "sliding"])
+def test_a_simulated_cohort_is_asked_from_every_anchor(anchor: str, simulated: Audited) -> None:
+    options = {"bedtimes": {"simulated/sim-001": "22:30"}} if anchor == "bedtime" else {}
+    hours = {"sliding_hours": (21, 5)} if anchor == "sliding" else {}
+    short = {"context_steps": 288, "horizon_steps": 36} if anchor == "meal" else {}
+    nights = ask(simulated, Task(anchor=anchor, **options, **hours, **short))
+    clock = nights["origin"].dt.hour + nights["origin"].dt.minute / 60
+    people = nights.groupby("subject")["origin"]
+    if anchor == "midnight":
+        assert (clock == 0).all()
+    if anchor == "bedtime":
+        assert set(clock[nights["subject"] == "sim-001"]) == {22.5}
+        assert ((clock >= 20) | (clock < 2)).all()
+        assert people.diff().dropna().min() > pd.Timedelta(hours=18)
+    if anchor == "meal":
+        assert (nights["meal_g"] >= 10).all()
+        assert people.diff().dropna().min() > pd.Timedelta(hours=1)
+    if anchor == "sliding":
+        assert set(clock) == {0, 1, 2, 3, 4, 21, 22, 23}
+        assert (nights["meal_g"] == 0).any()
+
+
+# Eligible origins of datasets beside the project.
+COUNTS = {
+    "azt1d": {"midnight": 971, "bedtime": 390, "meal": 2750},
+    "t1d_uom": {"midnight": 1295, "bedtime": 616, "meal": 2692},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", COUNTS)
+def test_real_people_are_asked_from_every_anchor(source: str, raw_root: Path) -> None:
+    cohort = cohort_of(source, raw_root, {})
+    series = cohort.series.assign(insulin=lambda s: s["basal_u_h"] / 12 + s["bolus_u"])
+    meal = series[series["carbs_g"] > 0]
+    alone = ~(meal.groupby("subject", observed=True)["time"].diff() <= pd.Timedelta(hours=1))
+    dose = (series["insulin"] >= 1) & ~series["insulin_flagged"]
+    logged = series[(series["carbs_g"] > 0) | dose]
+    since_8 = logged["time"] - pd.Timedelta(hours=20)
+    evenings = logged.assign(day=since_8.dt.date)[since_8.dt.hour < 6]
+    anchors = {
+        "midnight": (series["time"].dt.strftime("%H:%M") == "00:00").sum(),
+        "bedtime": len(evenings.drop_duplicates(["subject", "day"])),
+        "meal": (alone & (meal["carbs_g"] >= 10)).sum(),
+    }
+    for anchor, expected in COUNTS[source].items():
+        short = {"context_steps": 288, "horizon_steps": 36} if anchor == "meal" else {}
+        task = Task(anchor=anchor, **short)
+        assert len(anchor_rows(cohort.corpus, task)) == anchors[anchor]
+        assert len(ask(cohort, task)) == pytest.approx(expected, rel=0.02)
+    named = Task(anchor="bedtime", bedtimes={source: "23:00"})
+    assert set(ask(cohort, named)["origin"].dt.strftime("%H:%M")) == {"23:00"}

@@ -168,6 +168,17 @@ def test_doses_before_their_time(clean: dict[str, Any]) -> None:
     assert EARLY in failed(clean, **leaky(clean, frame))
 
 
+@pytest.mark.parametrize("anchor", ["bedtime", "meal"])
+def test_from_other_anchors_meals_before_their_time(anchor: str, clean: dict[str, Any]) -> None:
+    task = Task(anchor=anchor)
+    origins, _ = build_origins(clean["corpus"], clean["splits"], task)
+    asked = clean | {"task": task, "origins": origins}
+    assert not failed(asked)
+    frame = invent_readings().frame
+    frame["carbs_g"] = frame.groupby("subject")["carbs_g"].shift(-1)  # five minutes early
+    assert EARLY in failed(asked, **leaky(clean, frame))
+
+
 def test_glucose_smoothed_with_what_comes_after(clean: dict[str, Any]) -> None:
     frame = invent_readings().frame
     smooth = frame.groupby("subject")["glucose_mg_dl"].rolling(13, center=True, min_periods=1)
