@@ -94,9 +94,7 @@ def test_ranks_are_of_validation_and_ties_are_those_of_the_leaderboard() -> None
 def test_nothing_in_the_tests_moves_a_standing(seed: int, metric: str) -> None:
     draw = np.random.default_rng(seed)
     saved = pd.concat(
-        [three_splits(list(draw.gamma(9, 5, 8)), model=name) for name in "abcd"]
-        + [three_splits(list(draw.gamma(9, 5, 8)), model="e", source="t")],
-        ignore_index=True,
+        [three_splits(list(draw.gamma(9, 5, 8)), model=name) for name in "abcd"], ignore_index=True
     )
     tests = saved["split"].isin(TEST_SPLITS)
     other = saved.copy()
@@ -125,8 +123,31 @@ def test_with_few_people_nothing_is_told_apart_and_it_says_so(people: int, tied:
     )
     assert table["tied_on_validation"].to_dict() == {"b": True, "m": tied}
     assert table["note"].str.contains("5 people: too few to tell apart").all() == tied
-    assert ("too few to tell apart" in tell_overview(table.reset_index())) == tied
+    told = tell_overview(table.reset_index())
+    assert ("too few to tell apart" in told) == tied
+    assert "tied with the best" not in told
     assert table["rank"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("worse_by", "others", "tied"),
+    [
+        ([1.0] * 24 + [-20], 1, True),  # the ranks tell them apart, the interval does not
+        ([100.0] * 10 + [-1] * 15, 1, True),  # the interval does, the ranks do not
+        ([5.0] * 25, 1, False),
+        ([9.0] * 6, 1, False),  # 2 / 2^6 = 0.03
+        ([9.0] * 6, 2, True),  # twice that, after Holm
+    ],
+)
+def test_not_tied_takes_the_interval_and_the_ranks_of_all(
+    worse_by: list[float], others: int, tied: bool
+) -> None:
+    best = 200 + np.arange(len(worse_by)) * 1.01
+    worse = best + np.array(worse_by) * (1 + np.arange(len(best)) / 1000)
+    rows = [people_of(list(worse), model=f"worse{k}") for k in range(others)]
+    table = overview_of(people_of(list(best)), *rows)
+    assert table["chosen"].to_dict()["m"]
+    assert table["tied_on_validation"].drop("m").eq(tied).all()
 
 
 def test_other_data_other_experiments_and_other_nights_are_ranked_apart() -> None:
@@ -202,6 +223,7 @@ def test_what_is_named_is_shown_and_a_wrong_name_is_told() -> None:
     ]
     assert set(overview_of(*saved, models="ttm tide").index) == {"ttm", "tide"}
     assert list(overview_of(*saved, data="cd").index) == ["tide"]
+    assert list(overview_of(*saved, data="cd ab3").index) == ["chronos2", "tide"]
     assert list(overview_of(*saved, experiments="prandial").index) == ["tide"]
     # The newest of chronos2 is of other data; of the data asked for there is an older one.
     assert overview_of(*saved, data="ab12")["version"].to_dict() == {"ttm": "v1", "chronos2": "v0"}

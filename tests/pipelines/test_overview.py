@@ -44,7 +44,7 @@ def test_the_overview_shows_what_the_leaderboard_does_and_ranks_by_validation(
 
 @pytest.mark.slow
 def test_the_overview_on_the_command_line(run: Run, finished_copy: Path) -> None:
-    run(finished_copy, pipeline="evaluation", models="ttm", seeds="3")  # a second version
+    run(finished_copy, pipeline="evaluation", models="ttm")  # a second version
 
     def kedro(given: str) -> subprocess.CompletedProcess:
         return subprocess.run(
