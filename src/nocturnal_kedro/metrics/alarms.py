@@ -150,12 +150,12 @@ def _thresholds(validation: pd.DataFrame, low: str) -> dict[str, float]:
     """Each model's lowest threshold with at most one false alarm a week on validation nights."""
     found = {}
     for model, nights in validation.groupby("model"):
-        column = lowest_threshold(_counts(nights, low).pooled(), _one_a_week(nights))
+        column = lowest_threshold(_counts(nights, low).pooled(), one_a_week(nights))
         found[str(model)] = float(column) / PATHS
     return found
 
 
-def _one_a_week(nights: pd.DataFrame) -> float:
+def one_a_week(nights: pd.DataFrame) -> float:
     """The share of origins at which an alarm rings for nothing once a week."""
     return 1 / NIGHTS_A_WEEK / _origins_a_night(nights)
 
@@ -224,7 +224,7 @@ def _quality(
     )
     nights_P = np.bincount(person_N)
     skill_R = _skill(draws_RP @ said_P, draws_RP @ usual_P)
-    weekly = int(lowest_threshold(whole, _one_a_week(nights)))
+    weekly = int(lowest_threshold(whole, one_a_week(nights)))
     return {
         "people": len(nights_P),
         "nights": len(nights),

@@ -16,12 +16,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.alarms import RELIABILITY_EDGES
+from nocturnal_kedro.metrics.alarms import RELIABILITY_EDGES, one_a_week
 from nocturnal_kedro.metrics.calibration import Spread
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
 from nocturnal_kedro.metrics.events import (
     LOWS,
-    NIGHTS_A_WEEK,
     PATHS,
     brier,
     count,
@@ -368,7 +367,7 @@ def _alarm(probability: float, others: pd.DataFrame, low: str) -> dict[str, Any]
         np.zeros(len(others), np.int64),
         1,
     )
-    threshold = float(lowest_threshold(counts.pooled(), 1 / NIGHTS_A_WEEK)) / PATHS
+    threshold = float(lowest_threshold(counts.pooled(), one_a_week(others))) / PATHS
     rings = bool(probability >= threshold - 0.5 / PATHS)
     return {"alarm_threshold": threshold, "alarm_rings": rings}
 
