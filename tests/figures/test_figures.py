@@ -169,7 +169,7 @@ def test_quality_bars_add_up_to_the_midnights() -> None:
     assert [bar.name for bar in figure.data] == ["nights kept", "why"]
     assert [list(bar.y) for bar in figure.data] == [[20, 9], [3, 0]]
     assert figure.layout.yaxis.title.text == "nights"
-    meals = nights_by_person(quality.replace("nights kept", "meals kept"))
+    meals = nights_by_person(quality.replace({"nights kept": "meals kept", "why": "a gap"}))
     assert meals.data[0].name == "meals kept"
     assert meals.layout.yaxis.title.text == "meals"
 
@@ -473,12 +473,11 @@ def test_curve_has_a_line_for_each_kind_of_cell_from_what_they_share() -> None:
     assert full.marker.symbol != lora.marker.symbol
     assert list(lines(figure, "k")["x"].y) == [25]
     assert figure.layout.xaxis.type == "linear"  # 0 has no logarithm
-    more = SWEEP.replace({"cell": {"before": "full, 14 days"}}).assign(
-        number=SWEEP["number"].replace(0, 14)
-    )
+    names = {"before": "full, 14 days", "LoRA, 7 days": "LoRA, 7 days of lynch_2022"}
+    more = SWEEP.replace({"cell": names}).assign(number=SWEEP["number"].replace(0, 14))
     figure = sweeps.curve(more, "days")
     assert list(lines(figure, "m, full, … days")["x"].y) == [26, 30]  # in order of numbers
-    assert list(lines(figure, "m, LoRA, … days")["x"].y) == [29]
+    assert list(lines(figure, "m, LoRA, … days of lynch_2022")["x"].y) == [29]
     with pytest.raises(InputError, match="no cell of 'baselines' has a number"):
         sweeps.curve(SWEEP, "baselines")
     with pytest.raises(InputError, match=r"unknown question 'day'; .*Did you mean 'days'"):
@@ -490,7 +489,7 @@ def test_matrix_has_a_box_for_each_cell_and_group() -> None:
     figure = sweeps.matrix(part, ["s", "all"])
     titles = [title.text for title in figure.layout.annotations]
     assert titles == [f"{model}: {split}" for model in "mk" for split in
-                      ("People never seen", "Everybody else, later nights")]  # fmt: skip
+                      ("People never seen", "Everybody else, later days")]  # fmt: skip
     seen, later, of_k, _ = figure.data
     assert list(seen.x) == ["s", "all"]
     assert list(seen.y) == ["before", "full, 7 days", "LoRA, 7 days", "last_value"]
