@@ -327,6 +327,11 @@ def test_two_origins_in_one_night_leave_that_test_out_for_everybody() -> None:
     assert table[others].notna().all().all()
     apart = pd.concat([nights, again.assign(origin=first - pd.Timedelta(hours=13))])
     assert compare_pairs(apart, QUICK)["dm_z"].notna().all()  # of the night before
+    # One person's last night may be another's first.
+    start, end = nights.groupby("subject")["origin"].agg(["min", "max"]).T.to_numpy()
+    late = nights["subject"] == "p1"
+    relay = nights["origin"].where(~late, nights["origin"] + (end[0] - start[1]))
+    assert compare_pairs(nights.assign(origin=relay), QUICK)["dm_z"].notna().all()
 
 
 def test_bedtimes_follow_one_another_whatever_the_hour() -> None:
