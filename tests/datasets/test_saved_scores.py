@@ -62,6 +62,31 @@ def test_nights_are_pooled_by_their_points(tmp_path: Path) -> None:
     assert people["nights"].tolist() == [1, 2, 1]
 
 
+def test_the_same_nights_are_known_by_their_readings(tmp_path: Path) -> None:
+    save(tmp_path, "e", "a_night_scores", "v1")
+    file = save(tmp_path, "e", "b_night_scores", "v1", mae_mg_dl=99.0)
+    nights = pd.read_parquet(file)
+    nights.iloc[::-1].to_parquet(file)
+    scored_on = load(tmp_path).pivot(index="subject", columns="model", values="scored_on")
+    assert scored_on["a"].tolist() == scored_on["b"].tolist()
+    assert scored_on["a"].is_unique
+    for column, more in (("points", 1), ("reference_mg_dl", 0.1), ("origin", pd.Timedelta("1h"))):
+        other = nights.copy()
+        other.loc[[0, 3], column] += more  # of a and c
+        other.to_parquet(file)
+        scored_on = load(tmp_path).pivot(index="subject", columns="model", values="scored_on")
+        assert (scored_on["a"] == scored_on["b"]).to_dict() == {"a": False, "b": True, "c": False}
+
+
+def test_a_cell_of_several_data_is_one(tmp_path: Path) -> None:
+    cells = {"cells": [("days", "3"), ("days", "7")]}
+    data = ["d1", "d1", "d2", "d1"]
+    save(tmp_path, "personalization", "cell_scores", "v1", cells, model="ttm", data=data)
+    people = load(tmp_path)
+    assert set(people["data"]) == {"several"}
+    assert people.groupby("cell")["subject"].apply("".join).tolist() == ["cab", "cab"]
+
+
 def test_models_seeds_sweeps_and_versions_are_found(tmp_path: Path) -> None:
     save(tmp_path, "e", "ttm_night_scores", "2026-01-02", seed=1)
     save(tmp_path, "e", "ttm_night_scores", "2026-01-01", seed=1)

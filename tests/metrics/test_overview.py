@@ -22,7 +22,7 @@ def people_of(errors: list[float], split: str = "validation", **marks: object) -
     """What one seed of a model is saved with: a row a person, with this error in every metric."""
     usual = {
         "experiment": "e", "model": "m", "cell": "", "seed": 0, "data": "d1", "version": "v1",
-        "split": split, "source": "s", "nights": 3, "points": 200,
+        "split": split, "source": "s", "nights": 3, "points": 200, "scored_on": 2**40 + 1,
     }  # fmt: skip
     subjects = pd.DataFrame({"subject": [f"p{k:02d}" for k in range(len(errors))]})
     values = {"rmse_mg_dl": errors, "mae_mg_dl": 0.5 * np.array(errors), "crps_mg_dl": errors[::-1]}
@@ -156,7 +156,7 @@ def test_other_data_other_experiments_and_other_nights_are_ranked_apart() -> Non
         people_of(WORSE, model="b"),
         people_of(WORSE, model="c", data="d2"),
         people_of(WORSE, model="d", experiment="f"),
-        people_of([1.0] * 8, model="e", points=199),
+        people_of([1.0] * 8, model="e", scored_on=2**40 + 2),
         people_of([1.0] * 8, "temporal", model="f"),
     )
     assert table["rank"].astype(object).where(table["rank"].notna(), None).to_dict() == {
@@ -189,11 +189,32 @@ def test_cells_of_a_sweep_and_versions_are_rows_of_their_own() -> None:
         ["e", "people: 10", "v2", 1, 1], ["e", "people: 20", "v2", 2, 1], ["f", "", "v3", 1, 1]
     ]  # fmt: skip
     table = overview_of(*saved, versions="all").reset_index()
-    assert table["version"].tolist() == ["v2", "v2", "v1", "v3", "v1"]
+    assert table["version"].tolist() == ["v1", "v2", "v2", "v3", "v1"]
     assert table["seeds"].tolist() == [1, 1, 1, 1, 2]
     told = tell_overview(table)
     assert "m  people: 40  " in told
     assert "m  v3 " in told
+
+
+def test_a_sweep_varies_data_and_is_ranked_within_its_version() -> None:
+    saved = [
+        people_of(WORSE, cell="people: 10", data="d2"),
+        people_of(BETTER, cell="people: 20", data="d3"),
+        people_of(WORSE, cell="people: 20", data="d3", version="v0"),
+        people_of(WORSE, cell="anchors: bedtime", data="d4", scored_on=7),
+    ]
+    table = overview_of(*saved, versions="all").reset_index()
+    rows = table[["cell", "data", "version", "rank", "ranked_among"]].to_numpy().tolist()
+    assert rows == [
+        ["people: 20", "d3", "v0", 1, 1],
+        ["anchors: bedtime", "d4", "v1", 1, 1],
+        ["people: 20", "d3", "v1", 1, 2],
+        ["people: 10", "d2", "v1", 2, 2],
+    ]
+    assert [line for line in tell_overview(table).splitlines() if line.startswith("e, ")] == [
+        "e, version v0: RMSE in mg/dL, ranked on 24 nights of 8 people",
+        "e, version v1: RMSE in mg/dL, ranked on 24 nights of 8 people",
+    ]
 
 
 def test_each_source_is_ranked_by_its_own_people() -> None:

@@ -10,12 +10,13 @@ from kedro.io import AbstractDataset, DatasetError
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.metrics.overview import COLUMNS, newest
+from nocturnal_kedro.metrics.overview import COLUMNS, SEVERAL, newest
 from nocturnal_kedro.metrics.scores import pool
 
 OF_MODELS, OF_SWEEPS = "*_night_scores.parquet", "cell_scores.parquet"
 VERSIONS = ("newest", "all")
-NEEDED = ("model", "data", "split", *PERSON, "points", "mse", "mae_mg_dl", "crps_mg_dl")
+READINGS = ["origin", "points", "reference_mg_dl"]  # of a night, as it was scored
+NEEDED = ("model", "data", "split", *PERSON, *READINGS, "mse", "mae_mg_dl", "crps_mg_dl")
 OF_CELLS = ("question", "cell")
 
 
@@ -71,11 +72,18 @@ def _people_of(file: Path) -> pd.DataFrame:
     nights = _read(file)
     # What does not say its training seed is of one, 0, as in metrics.compare.
     nights["seed"] = nights["seed"].fillna(0).astype(int) if "seed" in nights else 0
-    in_cells = "cell" in nights
-    nights["cell"] = nights["question"] + ": " + nights["cell"] if in_cells else ""
+    if "cell" in nights:
+        nights["cell"] = nights["question"] + ": " + nights["cell"]
+        data = nights.groupby(["model", "cell"])["data"]
+        nights["data"] = nights["data"].where(data.transform("nunique") == 1, SEVERAL)
+    else:
+        nights["cell"] = ""
     person = ["model", "cell", "seed", "data", "split", *PERSON]
-    nights["nights"] = nights.groupby(person, observed=True)["points"].transform("size")
-    people = pool(nights, [*person, "nights"])
+    # 40 bits of each: the sum, in whatever order, is exact where a float holds it.
+    scored_on = pd.util.hash_pandas_object(nights[READINGS].round(3), index=False) // 2**24
+    by_person = nights.assign(scored_on=scored_on.astype("int64")).groupby(person)["scored_on"]
+    told = by_person.agg(nights="size", scored_on="sum").reset_index()
+    people = pool(nights, person).merge(told, on=person, validate="one_to_one")
     return people.assign(experiment=file.parents[2].name, version=file.parent.name)[list(COLUMNS)]
 
 

@@ -19,12 +19,14 @@ from nocturnal_kedro.metrics.significance import bootstrap_means, holm, wilcoxon
 from nocturnal_kedro.series.schema import TEST_SPLITS, Words
 
 METRICS = ("rmse_mg_dl", "mae_mg_dl", "crps_mg_dl")
-# Of each person, as `build_overview` takes them.
+# Of each person, as `build_overview` takes them; `scored_on` is the same number where the nights
+# and their readings are the same.
 COLUMNS = (
     "experiment", "model", "cell", "seed", "data", "version", "split", *PERSON, "nights", "points",
-    *METRICS,
+    "scored_on", *METRICS,
 )  # fmt: skip
 ROW = ["model", "cell", "version"]
+SEVERAL = "several"  # as the data of a cell whose people were tested on data of their own
 RANKED_BY = "validation"
 COUNTS = [f"{RANKED_BY}_nights", f"{RANKED_BY}_people"]
 TOO_FEW = "too few to tell apart"
@@ -48,24 +50,25 @@ def build_overview(saved: pd.DataFrame, options: Overview, comparison: Compariso
 
     `saved` has a row of COLUMNS for each person. Columns: experiment, data, source ("all", and
     each), model, cell ("" outside sweeps), version, seeds; rank, ranked_among, chosen and
-    tied_on_validation among the rows of the same experiment, data, source and validation nights;
-    note; and of validation, patient and temporal, as validation_people: people, nights, the metric
-    with its 95 % interval over people and seeds, low_mg_dl to high_mg_dl. The metric is
-    subject-macro: each person counts once. Tests are beside it to be read: nothing is ranked by
-    them. Tied is what not both the interval of the difference from the chosen and the signed ranks,
-    with Holm's correction, tell from it, as in `compare`.
+    tied_on_validation among the rows of the same experiment, data, source and validation nights
+    (in a sweep, where data is what is varied, of the same version instead of data); note; and of
+    validation, patient and temporal, as validation_people: people, nights, the metric with its 95 %
+    interval over people and seeds, low_mg_dl to high_mg_dl. The metric is subject-macro: each
+    person counts once. Tests are beside it to be read: nothing is ranked by them. Tied is what not
+    both the interval of the difference from the chosen and the signed ranks, with Holm's
+    correction, tell from it, as in `compare`.
     Raises `InputError` on an unknown name, and where nothing is of all that is named.
     """
     shown = select(saved, options)
     tables = []
-    for (experiment, data), rows in shown.groupby(["experiment", "data"]):
+    for (experiment, _), rows in shown.groupby(["experiment", _ranked_in(shown)]):
         sources = rows["source"].unique()
         whole = _table(rows, options.metric, comparison)
-        tables.append(whole.assign(experiment=experiment, data=data, source="all"))
+        tables.append(whole.assign(experiment=experiment, source="all"))
         for source in sorted(sources):
             own = rows[rows["source"] == source]
             table = whole if len(sources) == 1 else _table(own, options.metric, comparison)
-            tables.append(table.assign(experiment=experiment, data=data, source=source))
+            tables.append(table.assign(experiment=experiment, source=source))
     overview = pd.concat(tables, ignore_index=True)
     first = ["experiment", "data", "source"]
     return overview[[*first, *(name for name in overview if name not in first)]]
@@ -107,9 +110,14 @@ def newest(people: pd.DataFrame) -> pd.DataFrame:
     return people[people["version"] == people.groupby(together)["version"].transform("max")]
 
 
+def _ranked_in(rows: pd.DataFrame) -> pd.Series:
+    """Within which rows of an experiment are ranked: their data, and in a sweep their version."""
+    return rows["data"].where(rows["cell"] == "", "version " + rows["version"])
+
+
 def _table(people: pd.DataFrame, metric: str, comparison: Comparison) -> pd.DataFrame:
     """The rows of one experiment, data and source, those best on validation first."""
-    table = people.groupby(ROW)["seed"].nunique().rename("seeds").to_frame()
+    table = people.groupby(ROW).agg(data=("data", "first"), seeds=("seed", "nunique"))
     _rank(table, people[people["split"] == RANKED_BY], metric, comparison)
     for split in (RANKED_BY, *TEST_SPLITS):
         judged = _judge(people[people["split"] == split], metric, comparison)
@@ -174,12 +182,11 @@ def _same_nights(people: pd.DataFrame, metric: str) -> Iterator[tuple[pd.MultiIn
     """
     if people.empty:
         return
-    wide = people.pivot(
-        index=[*ROW, "seed"], columns=PERSON, values=["nights", "points", metric]
-    ).sort_index()
-    scored_on = wide[["nights", "points"]].fillna(0).to_numpy(np.int64)
-    nights = pd.Series([counts.tobytes() for counts in scored_on], index=wide.index)
-    by_row = nights.groupby(ROW)
+    run = [*ROW, "seed"]
+    wide = people.pivot(index=run, columns=PERSON, values=metric).sort_index()
+    scored_on = people.pivot(index=run, columns=PERSON, values="scored_on").sort_index()
+    of_runs = scored_on.fillna(-1).to_numpy(float)
+    by_row = pd.Series([own.tobytes() for own in of_runs], index=wide.index).groupby(ROW)
     for (model, cell, version), count in by_row.nunique().items():
         if count > 1:
             raise InputError(
@@ -192,7 +199,7 @@ def _same_nights(people: pd.DataFrame, metric: str) -> Iterator[tuple[pd.MultiIn
         rows = alike.index
         seeds = people["seed"].sort_values().unique()
         every = [(*row, seed) for row in rows for seed in seeds]
-        own = wide[metric].reindex(every).dropna(axis="columns", how="all")
+        own = wide.reindex(every).dropna(axis="columns", how="all")
         yield rows, own.to_numpy(float).reshape(len(rows), len(seeds), -1)
 
 
@@ -201,11 +208,12 @@ def tell_overview(overview: pd.DataFrame) -> str:
     metric = next(name for name in METRICS if f"{RANKED_BY}_{name}" in overview)
     whole = overview[overview["source"] == "all"].fillna({"cell": "", "note": ""})
     lines = []
-    for (experiment, data), rows in whole.groupby(["experiment", "data"]):
+    for (experiment, ranked_in), rows in whole.groupby(["experiment", _ranked_in(whole)]):
+        within = ranked_in if rows["cell"].any() else f"data {ranked_in[:SHOWN_DIGITS]}"
         kind = metric.removesuffix("_mg_dl").upper()
         counts = rows.loc[rows["rank"].notna(), COUNTS].drop_duplicates().to_numpy()
         on = f", ranked on {counts[0, 0]} nights of {counts[0, 1]} people" * (len(counts) == 1)
-        lines += [f"{experiment}, data {data[:SHOWN_DIGITS]}: {kind} in mg/dL{on}"]
+        lines += [f"{experiment}, {within}: {kind} in mg/dL{on}"]
         lines += _tell_rows(rows, metric)
         lines += [*sorted(set(rows["note"]) - {""}), ""]
     return "\n".join([*lines, "Ranked by validation alone; tests stand beside it to be read.", ""])
