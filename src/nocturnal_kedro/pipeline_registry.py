@@ -25,8 +25,8 @@ EXPERIMENTS = {
     row.name: row
     for row in (
         Experiment("nocturnal_point"),
-        Experiment("nocturnal_probabilistic", own=("comparison",)),
-        Experiment("prandial", own=("task",)),
+        Experiment("nocturnal_probabilistic", own=("comparison",), adds=("cards",)),
+        Experiment("prandial", own=("task",), adds=("meals",)),
     )
 }
 DEFAULT = "nocturnal_point"

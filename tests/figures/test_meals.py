@@ -76,7 +76,7 @@ def test_courses_show_nobody_alone() -> None:
     figure = courses_after_meals(COURSES, STYLES)
     titles = [title.text for title in figure.layout.annotations]
     assert titles == ["all meals", "below 30 g", "People never seen",
-                      "Everybody else, later nights"]  # fmt: skip
+                      "Everybody else, later days"]  # fmt: skip
     traces = drawn(figure)
     # Panels by row: never seen, then later; what came once in each.
     assert len(figure.data) == len(traces)

@@ -12,15 +12,20 @@ from kedro.framework.context import KedroContext
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 
+from nocturnal_kedro import plugins
 from nocturnal_kedro.pipeline_registry import EXPERIMENTS
 from tests.conftest import PROJECT
 
 ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir())
 STAGES = ("data_processing", "training", "evaluation", "reporting")
+SWEEPS = plugins.names("sweep")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
     "answers", "trained", "saved_scores",
     "{experiment}.origins", "{experiment}.outcomes", "{experiment}.tally",
+    "{experiment}.cells", "{experiment}.forecasted", "{experiment}.cell_scores",
+    "{experiment}.groups", "{experiment}.by_person",
+    "{experiment}.{model}.peaks", "{experiment}.{model}.cards",
     "tally", "quality", "made_from", "outcomes",
     "{experiment}.{model}.model",
     "{experiment}.{model}.unfinished", "{experiment}.{model}.searches",
@@ -39,7 +44,7 @@ def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
 
 
 def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
-    assert set(pipelines) == {*STAGES, "tuning", "overview", *EXPERIMENTS, "__default__"}
+    assert set(pipelines) == {*STAGES, "tuning", "overview", *EXPERIMENTS, *SWEEPS, "__default__"}
     assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
     names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
     assert names == {node.name for node in pipelines["nocturnal_point"].nodes}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # plotly costs seconds: figures import it when they are drawn
 MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 GREY = "#8a8a8a"
-SPLIT_TITLES = {"patient": "People never seen", "temporal": "Everybody else, later nights"}
+SPLIT_TITLES = {"patient": "People never seen", "temporal": "Everybody else, later days"}
 
 
 @dataclass(frozen=True)

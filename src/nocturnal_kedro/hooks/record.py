@@ -262,14 +262,18 @@ def _in_short(leaderboard: pd.DataFrame) -> str:
     for split, rows in leaderboard.groupby("split"):
         nights, subjects = rows[["nights", "subjects"]].iloc[0]
         few = ": too few to tell models apart" * (subjects < FEWEST_TO_TELL_APART)
-        lines += ["", f"{split}: {nights} nights of {subjects} people{few}; RMSE and MAE in mg/dL"]
-        lines += [f"{'model':<18}{'RMSE':>7}{'95 % interval':>18}{'MAE':>7}{'skill':>7}"]
+        lines += [
+            "",
+            f"{split}: {nights} origins of {subjects} people{few}; RMSE, MAE and CRPS in mg/dL",
+        ]
+        lines += [f"{'model':<18}{'RMSE':>7}{'95 % interval':>18}{'MAE':>7}{'CRPS':>7}{'skill':>7}"]
         for place, row in enumerate(rows.itertuples()):
             tied = "  tied with the best" * (row.tied_with_best and not few)
             standing = "  best" if place == 0 else tied
             interval = f"{row.rmse_low_mg_dl:.1f} to {row.rmse_high_mg_dl:.1f}"
             lines.append(
                 f"{row.model:<18}{row.rmse_mg_dl:>7.1f}{interval:>18}{row.mae_mg_dl:>7.1f}"
+                f"{row.crps_mg_dl:>7.1f}"
                 f"{row.skill_vs_last_value:>7.2f}{standing}"
             )
     return "\n".join([*lines[1:], ""])

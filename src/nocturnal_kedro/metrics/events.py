@@ -138,7 +138,8 @@ def _onsets(threshold_NH: np.ndarray, paths: _Paths) -> np.ndarray:
 
 def median_onset(onset_NH: np.ndarray) -> np.ndarray:
     """The step by which half of the paths with an event have begun it, (N,); 0 without any."""
-    begun_NH = np.cumsum(onset_NH, axis=1)
+    # Whole paths: sums of their shares would miss the half of an even number by rounding.
+    begun_NH = np.cumsum(np.rint(onset_NH * PATHS), axis=1)
     at_N = (begun_NH >= begun_NH[:, -1:] / 2).argmax(axis=1) + 1
     return np.where(begun_NH[:, -1] > 0, at_N, 0)
 

@@ -15,12 +15,15 @@ from nocturnal_kedro.figures.alarms import (
     sensitivity_by_false_alarms,
 )
 from nocturnal_kedro.figures.calibration import quantile_reliability
+from nocturnal_kedro.figures.cards import night_card
 from nocturnal_kedro.figures.grids import error_grid
 from nocturnal_kedro.figures.horizon import bias_by_horizon, error_by_horizon
 from nocturnal_kedro.figures.learning import learning_curves
+from nocturnal_kedro.figures.meals import courses_after_meals, error_by_meal_size
 from nocturnal_kedro.figures.nights import BANDS, choose_nights, sample_nights
 from nocturnal_kedro.figures.quality import nights_by_person
 from nocturnal_kedro.figures.ranking import rmse_intervals
+from nocturnal_kedro.metrics.cards import NightCard
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
@@ -39,8 +42,8 @@ class Content:
     models: tuple[str, ...]  # trained, in the order of the colours
     baselines: tuple[str, ...]
     # leaderboard, pairs, alarms, trade_off, reliability, readings, calibration, bands, breakdown,
-    # translated, costs; origins, tally (what became of every row and night), quality (of each
-    # person's record) and audit (the leak checks)
+    # translated, costs; of meal origins also meals and courses; origins, tally (what became of
+    # every row and night), quality (of each person's record) and audit (the leak checks)
     tables: dict[str, pd.DataFrame]
     scores: pd.DataFrame
     forecasts: dict[str, pd.DataFrame]
@@ -51,6 +54,7 @@ class Content:
     comparison: Comparison
     evaluation: Evaluation
     run_record: dict[str, Any]  # see hooks.record
+    cards: list[dict[str, Any]] | None = None  # night cards of the first model
 
     @property
     def task(self) -> Task:
@@ -78,6 +82,7 @@ def render_report(content: Content) -> str:
         pairs=content.tables["pairs"].to_dict("records"),
         alarms=_alarms(content),
         readings=content.tables["readings"].to_dict("records"),
+        meals=content.tables["meals"].to_dict("records") if "meals" in content.tables else [],
         bands=content.tables["bands"].to_dict("records"),
         breakdown=_breakdown(content),
         translated=_translated(content.tables["translated"]),
@@ -137,7 +142,9 @@ def _sections(content: Content) -> list[Section]:
             "validation nights; bands are 95 % intervals over people.",
             quantile_reliability(tables["calibration"], shown, styles),
         ),
+        *_meal_sections(content, styles),
         *_clinical_sections(content, styles, nights_of),
+        *_cards(content),
         Section(
             f"Which {task.unit}s count",
             f"Per person: {task.asked} that became forecast origins, and why the others did not.",
@@ -153,6 +160,54 @@ def _sections(content: Content) -> list[Section]:
             )
         )
     return sections
+
+
+def _meal_sections(content: Content, styles: dict[str, dict[str, object]]) -> list[Section]:
+    """Peaks and courses, where origins are meals."""
+    if "meals" not in content.tables:
+        return []
+    shown = (*(content.models or content.baselines[:1]), "last_value")
+    own = {name: styles[name] for name in shown}
+    judged = content.tables["meals"]
+    by_size = "by the carbs that were logged; each person counts once, bars are 95 % intervals"
+    return [
+        Section(
+            "After a meal",
+            "Mean change of glucose since the meal: what came as dots, forecasts as lines. Each "
+            "person counts once; steps of fewer than three people are left out.",
+            courses_after_meals(content.tables["courses"], own),
+        ),
+        Section(
+            "Error by size of the meal",
+            f"RMSE over the whole horizon {by_size} over people.",
+            error_by_meal_size(judged, own),
+        ),
+        Section(
+            "How high is the peak?",
+            f"Mean absolute error of the highest glucose {by_size} over people.",
+            error_by_meal_size(judged, own, "peak_mae"),
+        ),
+        Section(
+            "When is the peak?",
+            f"Mean absolute error of the time of the peak, of meals after which glucose rose, "
+            f"{by_size} over people.",
+            error_by_meal_size(judged, own, "peak_time_mae"),
+        ),
+    ]
+
+
+def _cards(content: Content) -> list[Section]:
+    """Night cards of the first model; `{model}_night_cards.json` has those of each."""
+    cards = [NightCard.model_validate(card) for card in content.cards or ()]
+    return [
+        Section(
+            f"Night card {number}: {card.chosen}",
+            f"{content.models[0]}, {SPLIT_TITLES[card.split].lower()}. The note on reliability "
+            f"rests on validation nights alone.",
+            night_card(card),
+        )
+        for number, card in enumerate(cards, 1)
+    ]
 
 
 def _clinical_sections(

@@ -20,7 +20,7 @@ TITLE = "From when is the night forecast?"
 METHOD = (
     "One model, trained on windows from all over the evening and the night, is asked from "
     "midnight, from bedtime and from every hour. All are judged by the same readings, those from "
-    "midnight to 06:00: a later origin has less of the night left to forecast, and has seen more of it."
+    "midnight to 06:00: a later origin has less of the night left, and has seen more of it."
 )
 NIGHT_HOURS = (0, 6)  # that are judged, whatever the origin
 

@@ -9,8 +9,10 @@ import pandas as pd
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.cards import cards_to_json, choose_nights, make_cards
 from nocturnal_kedro.metrics.events import foresee_lows
 from nocturnal_kedro.metrics.forecasts import lay_out
+from nocturnal_kedro.metrics.meals import describe_peaks, mean_courses
 from nocturnal_kedro.metrics.scores import (
     Evaluation,
     count_low_readings,
@@ -88,6 +90,42 @@ def score(
     marks |= {} if seed is None else {"seed": seed}
     return tuple(
         pd.concat([pd.DataFrame(marks, index=table.index), table], axis=1) for table in tables
+    )
+
+
+def after_meals(
+    forecasts: pd.DataFrame,
+    origins: pd.DataFrame,
+    outcomes: pd.DataFrame,
+    cost: dict[str, Any],
+    *,
+    model: str,
+    seed: int | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of every meal the peak that came and that was forecast; and the mean courses after meals."""
+    laid_out = lay_out(forecasts, origins, model)
+    marks = {"model": model, "data": cost["data"]} | ({} if seed is None else {"seed": seed})
+    peaks = describe_peaks(laid_out, outcomes).assign(**marks)
+    return peaks, mean_courses(laid_out, outcomes).assign(model=model)
+
+
+def draw_cards(
+    artifact: Artifact,
+    forecasts: pd.DataFrame,
+    origins: pd.DataFrame,
+    lows: pd.DataFrame,
+    outcomes: pd.DataFrame,
+    *,
+    experiment: str,
+    model: str,
+) -> list[dict[str, Any]]:
+    """Cards of test nights that show what the model can and cannot do."""
+    laid_out = lay_out(forecasts, origins, model)
+    chosen = choose_nights(laid_out, lows, outcomes)
+    return cards_to_json(
+        make_cards(
+            laid_out, lows, outcomes, artifact.spread, chosen, experiment=experiment, model=model
+        )
     )
 
 

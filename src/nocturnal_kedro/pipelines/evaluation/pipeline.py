@@ -40,8 +40,9 @@ def create_sweep(experiment: Experiment, sweep: Sweep) -> Pipeline:
 
 def _one_lane(experiment: Experiment, lane: Lane) -> list[Node]:
     namespace, origins = f"{experiment.name}.{lane.name}", experiment.shared("origins")
+    outcomes = experiment.shared("outcomes")
     score = partial(nodes.score, experiment=experiment.name, model=lane.model, seed=lane.seed)
-    return [
+    made = [
         node(
             nodes.forecast_nights,
             [f"{namespace}.model", "corpus", "splits", origins, "params:hardware", "answers"],
@@ -64,3 +65,32 @@ def _one_lane(experiment: Experiment, lane: Lane) -> list[Node]:
             namespace=namespace,
         ),
     ]
+    if "meals" in experiment.adds:
+        after_meals = partial(nodes.after_meals, model=lane.model, seed=lane.seed)
+        made.append(
+            node(
+                update_wrapper(after_meals, nodes.after_meals),
+                [f"{namespace}.forecasts", origins, outcomes, f"{namespace}.cost"],
+                [f"{namespace}.peaks", f"{namespace}.courses"],
+                name="after_meals",
+                namespace=namespace,
+            )
+        )
+    if "cards" in experiment.adds and lane.first:
+        draw = partial(nodes.draw_cards, experiment=experiment.name, model=lane.model)
+        made.append(
+            node(
+                update_wrapper(draw, nodes.draw_cards),
+                [
+                    f"{namespace}.model",
+                    f"{namespace}.forecasts",
+                    origins,
+                    f"{namespace}.lows",
+                    outcomes,
+                ],
+                f"{namespace}.cards",
+                name="draw_cards",
+                namespace=namespace,
+            )
+        )
+    return made

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.metrics import alarms, breakdown, compare, sweeps
+from nocturnal_kedro.metrics import alarms, breakdown, compare, meals, sweeps
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.scores import Evaluation
 
@@ -17,6 +17,7 @@ TABLES = (
     "leaderboard", "pairs", "alarms", "trade_off", "reliability", "readings", "calibration",
     "bands", "breakdown",
 )  # fmt: skip
+ADDED = ("courses", "cards")  # of those experiments that add meals or cards
 OF_DATA = ("origins", "tally", "quality", "audit")
 
 
@@ -73,6 +74,11 @@ def break_down(
     return breakdown.break_down(by_cell, by_night, quality, comparison)
 
 
+def judge_meals(comparison: Comparison, *peaks: pd.DataFrame) -> pd.DataFrame:
+    """How high and when glucose peaks after a meal: each model's errors, by size of the meal."""
+    return meals.judge_meals(pd.concat(peaks, ignore_index=True), comparison)
+
+
 def write_report(
     comparison: Comparison,
     evaluation: Evaluation,
@@ -88,9 +94,12 @@ def write_report(
     from nocturnal_kedro.report import Content, render_report
 
     names = (*models, *baselines)
-    artifacts, forecasts, costs, scores, translated = (
-        {name: of_experiment.pop(f"{name}.{kind}") for name in names} for kind in OF_MODELS
+    artifacts, forecasts, costs, scores, translated, courses, cards = (
+        {name: of_experiment.pop(f"{name}.{kind}", None) for name in names}
+        for kind in (*OF_MODELS, *ADDED)
     )
+    if "meals" in of_experiment:
+        of_experiment["courses"] = pd.concat(courses.values(), ignore_index=True)
     of_costs = [{"model": name, **cost} for name, cost in costs.items()]
     known = of_experiment["quality"]["source"].unique()
     return render_report(
@@ -105,6 +114,7 @@ def write_report(
             made_from=made_from,
             records={name: artifact.record for name, artifact in artifacts.items()},
             logs={name: artifacts[name].log for name in models},
+            cards=cards[models[0]] if models else None,
             sources={name: plugins.load("source", name).TITLE for name in known},
             comparison=comparison,
             evaluation=evaluation,

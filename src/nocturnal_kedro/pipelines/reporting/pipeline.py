@@ -55,8 +55,15 @@ def create_pipeline(
         **{table: experiment.shared(table) for table in nodes.OF_DATA},
         **of_models(*nodes.OF_MODELS),
     }
+    added = []
+    if "meals" in experiment.adds:
+        added.append(make(nodes.judge_meals, [comparison, *of_seeds("peaks")], "meals"))
+        shown |= {"meals": f"{name}.meals", **of_models("courses")}
+    if "cards" in experiment.adds:
+        shown |= {f"{model}.cards": f"{name}.{model}.cards" for model in models[:1]}
     return Pipeline(
         [
+            *added,
             make(
                 nodes.rank_models,
                 [
