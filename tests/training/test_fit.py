@@ -10,10 +10,11 @@ from nocturnal_kedro.series.corpus import Corpus
 from nocturnal_kedro.series.origins import Task, build_origins, rows_of_split
 from nocturnal_kedro.series.scaler import fit_scaler
 from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.training import history
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.fit import fit_baseline, fit_model
-from nocturnal_kedro.training.forecast import forecast
+from nocturnal_kedro.training.forecast import EVERYTHING, forecast
 from nocturnal_kedro.training.options import Training
 
 TINY = {"preset": "tiny"}
@@ -100,6 +101,21 @@ def test_scaler_is_of_training_rows(corpus: Corpus, splits: pd.DataFrame) -> Non
 def test_training_windows_lie_in_the_hours_around_midnight(data: Data) -> None:
     rows = data.rows_around_anchor(2)
     assert set(data.corpus.slot_of_day_T[rows]) == {*range(25), *range(264, 288)}
+
+
+def test_a_baseline_holds_all_origins_unless_they_are_very_many(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gatherer = data.gatherer(fit_scaler(data.corpus, data.splits), EVERYTHING)
+    given = data, gatherer, data.rows_around_anchor(), data.trained_people(), 7
+    rows = data.night_rows("train")
+    newest = np.where(data.corpus.observed_TC[rows, 0], data.corpus.values_TC[rows, 0], np.nan)
+    whole = history.gather_history(*given).nights
+    np.testing.assert_array_equal(whole.glucose_NL[:, -1], newest)
+    monkeypatch.setattr(history, "HELD", 9)
+    some = history.gather_history(*given)
+    assert some.target_NH.shape == (9, 96)
+    assert np.isin(some.nights.glucose_NL[:, -1], newest).all()
 
 
 @pytest.mark.parametrize("fit", [fit_model, fit_baseline])
