@@ -33,7 +33,7 @@ PEOPLE = {  # datasets with a row, a name or a window of a person
     "{experiment}.{model}.forecasts", "{experiment}.{model}.lows",
     "{experiment}.{model}.scores", "{experiment}.{model}.night_scores",
     "{experiment}.{model}.level_scores", "{experiment}.{model}.low_readings",
-    "{experiment}.report",
+    "{experiment}.report", "{experiment}.tables",
 }  # fmt: skip
 
 

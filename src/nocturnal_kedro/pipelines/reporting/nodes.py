@@ -10,6 +10,8 @@ from nocturnal_kedro import plugins
 from nocturnal_kedro.metrics import alarms, breakdown, compare, meals, sweeps
 from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.scores import Evaluation
+from nocturnal_kedro.report.markdown import leaderboard_as_markdown, sweep_as_markdown
+from nocturnal_kedro.series.origins import Task
 
 # What of each model, and of all of them together, the report shows.
 OF_MODELS = ("model", "forecasts", "cost", "scores", "translated")
@@ -123,11 +125,17 @@ def write_report(
     )
 
 
+def tell_in_markdown(leaderboard: pd.DataFrame, task: Task) -> str:
+    """The leaderboard, to be pasted elsewhere."""
+    return leaderboard_as_markdown(leaderboard, task.unit)
+
+
 def summarise_cells(
     comparison: Comparison, cell_scores: pd.DataFrame, groups: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every variant of a sweep and how it differs from another; and each person's errors."""
-    return sweeps.summarise(cell_scores, groups, comparison), sweeps.by_person(cell_scores)
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Every variant of a sweep and how it differs from another, also as Markdown; and by person."""
+    summary = sweeps.summarise(cell_scores, groups, comparison)
+    return summary, sweeps.by_person(cell_scores), sweep_as_markdown(summary)
 
 
 def write_sweep_report(

@@ -65,6 +65,11 @@ def create_pipeline(
         [
             *added,
             make(
+                nodes.tell_in_markdown,
+                [f"{name}.leaderboard", experiment.parameter("task")],
+                "tables",
+            ),
+            make(
                 nodes.rank_models,
                 [
                     comparison,
@@ -123,7 +128,7 @@ def create_sweep(experiment: Experiment, sweep: str) -> Pipeline:
             node(
                 nodes.summarise_cells,
                 [comparison, f"{sweep}.cell_scores", f"{sweep}.groups"],
-                [f"{sweep}.summary", f"{sweep}.by_person"],
+                [f"{sweep}.summary", f"{sweep}.by_person", f"{sweep}.tables"],
                 name="summarise_cells",
                 namespace=sweep,
             ),
