@@ -228,7 +228,7 @@ def test_a_bedtime_of_nobody_is_an_error() -> None:
         ({"anchor": "bedtime", "bedtimes": {"s": 1350}}, "in quotes, such as '22:30'"),
         ({"anchor": "bedtime", "bedtimes": {"s": "22:32"}}, "clock time of the 5-minute grid"),
         ({"anchor": "bedtime", "bedtimes": {"s": "24:00"}}, "clock time of the 5-minute grid"),
-        ({"anchor": "noon"}, "'midnight', 'bedtime', 'meal' or 'sliding'"),
+        ({"anchor": "noon"}, "task.anchor 'noon'; known: bedtime, meal, midnight, sliding"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], told: str) -> None:

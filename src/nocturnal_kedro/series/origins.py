@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
@@ -22,19 +23,6 @@ from nocturnal_kedro.series.schema import (
     make_tally,
 )
 
-# What one origin is of, and what all of them are, in the words of tallies and the report.
-ASKED = {
-    "midnight": ("night", "midnights"),
-    "bedtime": ("night", "bedtimes"),
-    "meal": ("meal", "meals"),
-    "sliding": ("origin", "origins"),
-}
-KEPT = tuple(dict.fromkeys(f"{one}s kept" for one, _ in ASKED.values()))  # in tallies
-OPTIONS_OF = {
-    "bedtime": ("bedtimes",),
-    "meal": ("meal_g",),
-    "sliding": ("every_steps", "sliding_hours"),
-}
 # Whoever has no bedtime in the options goes to bed after the last that was logged in these hours.
 EVENING_BEGINS, EVENING_ENDS = 20, 2
 BOLUS_U = 1.0  # of a slot at least; less may be basal, which is in the same amount
@@ -47,6 +35,10 @@ def _on_the_clock(given: object) -> object:
     return given
 
 
+def _known_anchor(given: str) -> str:
+    return require_known("task.anchor", given, ANCHORS)
+
+
 Clock = Annotated[str, BeforeValidator(_on_the_clock)]
 Hour = Annotated[float, Field(ge=0, le=24)]
 
@@ -54,7 +46,7 @@ Hour = Annotated[float, Field(ge=0, le=24)]
 class Task(BaseModel, extra="forbid", frozen=True):
     """The question asked of every model: from when, how far back, how far ahead."""
 
-    anchor: Literal["midnight", "bedtime", "meal", "sliding"] = "midnight"
+    anchor: Annotated[str, AfterValidator(_known_anchor)] = "midnight"  # of ANCHORS
     context_steps: int = Field(default=512, ge=STEPS_PER_DAY)
     horizon_steps: int = Field(default=96, ge=1)
     coverage: float = Field(default=0.8, ge=0, le=1)  # of the last 24 h, and of the horizon
@@ -66,8 +58,8 @@ class Task(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _of_its_anchor(self) -> Self:
-        for anchor, names in OPTIONS_OF.items():
-            for name in names if anchor != self.anchor else ():
+        for anchor, known in ANCHORS.items():
+            for name in known.options if anchor != self.anchor else ():
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"'{name}' is of anchor {anchor}, and the anchor is {self.anchor}: leave "
@@ -82,12 +74,12 @@ class Task(BaseModel, extra="forbid", frozen=True):
     @property
     def unit(self) -> str:
         """What one origin is of: a night, a meal, or no more than an origin."""
-        return ASKED[self.anchor][0]
+        return ANCHORS[self.anchor].unit
 
     @property
     def asked(self) -> str:
         """What origins are chosen among: midnights, bedtimes, meals, origins."""
-        return ASKED[self.anchor][1]
+        return ANCHORS[self.anchor].asked
 
     @property
     def when(self) -> str:
@@ -163,7 +155,7 @@ def anchor_rows(corpus: Corpus, task: Task) -> np.ndarray:
     A slot holds the carbs and insulin of the five minutes up to its time, so that an origin is at
     most five minutes after what was eaten. Raises `InputError` where a bedtime is of nobody.
     """
-    return _ROWS_OF[task.anchor](corpus, task)
+    return ANCHORS[task.anchor].rows(corpus, task)
 
 
 def _midnight_rows(corpus: Corpus, task: Task) -> np.ndarray:
@@ -216,12 +208,22 @@ def _sliding_rows(corpus: Corpus, task: Task) -> np.ndarray:
     return rows[(hour >= begins) | (hour < ends)]
 
 
-_ROWS_OF = {
-    "midnight": _midnight_rows,
-    "bedtime": _bedtime_rows,
-    "meal": _meal_rows,
-    "sliding": _sliding_rows,
+class Anchor(NamedTuple):
+    """Where origins of a name lie, and how tallies and the report call them."""
+
+    rows: Callable[[Corpus, Task], np.ndarray]  # of the corpus, in order
+    unit: str  # what one origin is of
+    asked: str  # what origins are chosen among
+    options: tuple[str, ...] = ()  # of the task, of this anchor alone
+
+
+ANCHORS = {
+    "midnight": Anchor(_midnight_rows, "night", "midnights"),
+    "bedtime": Anchor(_bedtime_rows, "night", "bedtimes", ("bedtimes",)),
+    "meal": Anchor(_meal_rows, "meal", "meals", ("meal_g",)),
+    "sliding": Anchor(_sliding_rows, "origin", "origins", ("every_steps", "sliding_hours")),
 }
+KEPT = tuple(dict.fromkeys(f"{anchor.unit}s kept" for anchor in ANCHORS.values()))  # in tallies
 
 
 def _amounts(corpus: Corpus, channel: str) -> np.ndarray:
