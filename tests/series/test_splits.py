@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.series.schema import SPLIT_TABLE
-from nocturnal_kedro.series.splits import SplitOptions, build_splits
+from nocturnal_kedro.series.splits import SplitOptions, build_splits, recut_splits
 
 
 def spans(people: int, days: int) -> pd.DataFrame:
@@ -144,3 +144,39 @@ def test_a_source_without_a_share_is_named_and_no_share_is_zero() -> None:
         build_splits(two_sources(4, 4), SplitOptions(source_shares={"a": 1}))
     with pytest.raises(ValueError, match="above 0"):
         SplitOptions(source_shares={"a": 0})
+
+
+@settings(max_examples=25)
+@given(
+    people=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    days=st.tuples(st.integers(4, 60), st.integers(4, 60)),
+    first=st.integers(0, 9),
+    options=st.sampled_from(
+        [
+            {},
+            {"hold_out": "a/p1 b/p0 b/p2"},
+            {"hold_out": "b"},
+            {"patient_share": 0.4, "temporal_share": 0.3, "validation_patient_share": 0},
+            {"most_train_days": 3},
+            {"source_shares": {"a": 0.5, "b": 0.5}},
+        ]
+    ),
+)
+def test_splits_cut_again_are_those_of_the_series(
+    people: tuple[int, int], days: tuple[int, int], first: int, options: dict
+) -> None:
+    """However they were cut before, `unused` days and all."""
+    series = two_sources(*people, days)
+    before = build_splits(series, SplitOptions(seed=first, most_train_days=first + 1))
+    cut = SplitOptions(seed=4, **options)
+    pd.testing.assert_frame_equal(recut_splits(before, cut), build_splits(series, cut))
+
+
+@pytest.mark.parametrize("options", [{"hold_out": "s/p33"}, {"patient_share": 0.9}])
+def test_what_cannot_be_cut_cannot_be_cut_again(options: dict) -> None:
+    series, cut = spans(3, 30), SplitOptions(**options)
+    with pytest.raises(InputError) as at_first:
+        build_splits(series, cut)
+    with pytest.raises(InputError) as again:
+        recut_splits(build_splits(series, SplitOptions()), cut)
+    assert str(again.value) == str(at_first.value)
