@@ -5,8 +5,10 @@ Shapes: C cells, S seeds, N nights, P people, K pairs of cells, R resamples.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,15 +20,23 @@ from nocturnal_kedro.metrics.compare import (
     Comparison,
     require_same_data,
 )
+from nocturnal_kedro.metrics.events import auroc, count, resampled_auroc
 from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON
 from nocturnal_kedro.metrics.scores import pool
-from nocturnal_kedro.metrics.significance import bootstrap_means, holm, wilcoxon_p, win_rate
+from nocturnal_kedro.metrics.significance import (
+    bootstrap_means,
+    draw_people,
+    holm,
+    wilcoxon_p,
+    win_rate,
+)
 from nocturnal_kedro.series.schema import TEST_SPLITS
 
 OWN_GROUP = "<group>"  # as what a cell is compared with: the cell named like the group of nights
 EVERY_NIGHT = "all"  # the group that is always there
 BASELINES = "baselines"  # the question whose cells are the baselines, each named like its model
 CELL = ["question", "cell", "model"]
+FORETOLD = ("low_probability", "low_happened")  # of the night; not every sweep has them
 AVERAGED = ("mse", "mae_mg_dl", "bias_mg_dl", "crps_mg_dl", "coverage_80_pct")
 
 
@@ -66,6 +76,8 @@ def summarise(
     paired_nights, paired_seeds): difference_mg_dl of the RMSE, the cell's less that of against, and
     crps_difference_mg_dl, with intervals difference_low_mg_dl and so on; win_rate of the cell,
     wilcoxon_p, wilcoxon_holm_p (over all of a question), apart. NaN where nothing is in common.
+    Where `night_scores` has low_probability and low_happened also lows (nights with one), auroc
+    with auroc_low to auroc_high, and auroc_difference with its interval.
     Raises `InputError` where a cell to compare with is absent, or cells were scored on different
     readings of a night.
     """
@@ -180,8 +192,9 @@ def _lay_out(scores: pd.DataFrame, cell_X: np.ndarray, cells: pd.DataFrame) -> T
             f"question differently."
         )
     measures = {name: np.full(shape, np.nan) for name in AVERAGED}
+    measures |= {name: np.full(shape, np.nan) for name in FORETOLD if name in scores}
     for name, values_CSN in measures.items():
-        values_CSN.flat[at_X] = scores[name].to_numpy()
+        values_CSN.flat[at_X] = scores[name].to_numpy(np.float64)
     tested = Tested(
         nights=scores[NIGHT].iloc[first_N].reset_index(drop=True),
         points_N=scores["points"].to_numpy(np.float64)[first_N],
@@ -264,6 +277,10 @@ def _tabulate(
             **_skill(tested, cells, comparison),
         }
     )
+    if FORETOLD[0] in tested.measures:
+        table["lows"] = _count_lows(tested)
+        table["auroc"], auroc_RC = _auroc(tested, every_C, scored_CN, trained_CS, comparison)
+        table["auroc_low"], table["auroc_high"] = _known_interval(auroc_RC)
     table = table.join(pairs.set_index(compared_K))
     counts = ["paired_people", "paired_nights", "paired_seeds"]
     table[counts] = table[counts].fillna(0).astype(np.int64)
@@ -286,6 +303,14 @@ def _compare(
     difference_KP = _known_mean(rmse[0], axis=1) - _known_mean(rmse[1], axis=1)
     of_both = [difference_P[~np.isnan(difference_P)][None] for difference_P in difference_KP]
     seeds_KS = ~np.isnan(rmse).all(axis=3)
+    foretold: dict[str, np.ndarray] = {}
+    if FORETOLD[0] in tested.measures:
+        counted = _counted(tested, first_K, second_K)
+        own, own_RK = _auroc(tested, first_K, counted.nights_KN, counted.first_KS, comparison)
+        other, other_RK = _auroc(tested, second_K, counted.nights_KN, counted.second_KS, comparison)
+        foretold["auroc_difference"] = own - other
+        ends = ("auroc_difference_low", "auroc_difference_high")
+        foretold |= dict(zip(ends, _known_interval(own_RK - other_RK), strict=True))
     return pd.DataFrame(
         {
             "paired_people": [difference.size for difference in of_both],
@@ -299,6 +324,7 @@ def _compare(
             "crps_difference_high_mg_dl": crps_high,
             "win_rate": [win_rate(d)[0] if d.size else np.nan for d in of_both],
             "wilcoxon_p": [wilcoxon_p(d)[0] if d.size else np.nan for d in of_both],
+            **foretold,
         },
         dtype=np.float64,
     )
@@ -315,18 +341,82 @@ def _skill(tested: Tested, cells: pd.DataFrame, comparison: Comparison) -> dict[
     return {"skill_vs_last_value": skill, "skill_low": low, "skill_high": high}
 
 
-def _paired(tested: Tested, name: str, first_K: np.ndarray, second_K: np.ndarray) -> np.ndarray:
-    """A measure of both of each pair by seed and person, (2, K, S, P), of what both have."""
-    counted_KN = tested.scored[first_K] & tested.scored[second_K]
+class Counted(NamedTuple):
+    """What both of each pair have: nights, and of each the seeds."""
+
+    nights_KN: np.ndarray
+    first_KS: np.ndarray
+    second_KS: np.ndarray
+
+
+def _counted(tested: Tested, first_K: np.ndarray, second_K: np.ndarray) -> Counted:
     first_KS, second_KS = tested.trained[first_K], tested.trained[second_K]
     any_K = tested.unseeded_C[first_K] | tested.unseeded_C[second_K]
     shared_KS = (first_KS & second_KS) | any_K[:, None]
+    nights_KN = tested.scored[first_K] & tested.scored[second_K]
+    return Counted(nights_KN, first_KS & shared_KS, second_KS & shared_KS)
+
+
+def _paired(tested: Tested, name: str, first_K: np.ndarray, second_K: np.ndarray) -> np.ndarray:
+    """A measure of both of each pair by seed and person, (2, K, S, P), of what both have."""
+    counted_KN, first_KS, second_KS = _counted(tested, first_K, second_K)
     return np.stack(
         [
-            _people(tested, name, first_K, counted_KN, first_KS & shared_KS),
-            _people(tested, name, second_K, counted_KN, second_KS & shared_KS),
+            _people(tested, name, first_K, counted_KN, first_KS),
+            _people(tested, name, second_K, counted_KN, second_KS),
         ]
     )
+
+
+def _auroc(
+    tested: Tested,
+    cell_K: np.ndarray,
+    counted_KN: np.ndarray,
+    counted_KS: np.ndarray,
+    comparison: Comparison,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well nights with a low were told from the others, (K,), and in resamples, (R, K).
+
+    The mean over seeds; people are drawn, and the nights of all who are drawn stand together.
+    """
+    person_N = tested.nights.groupby(PERSON, observed=True).ngroup().to_numpy()
+    told_CSN, happened_CSN = (tested.measures[name] for name in FORETOLD)
+    value_K = np.full(len(cell_K), np.nan)
+    sample_RK = np.full((comparison.resamples, len(cell_K)), np.nan)
+    for number, (cell, counted_N) in enumerate(zip(cell_K, counted_KN, strict=True)):
+        seeds = np.flatnonzero(counted_KS[number])
+        if not counted_N.any() or not len(seeds):
+            continue
+        person, known = pd.factorize(person_N[counted_N])
+        draws_RP = draw_people(len(known), comparison.resamples, comparison.seed)
+        of_seeds = [
+            count(
+                told_CSN[cell, seed, counted_N],
+                happened_CSN[cell, seed, counted_N] == 1,
+                person,
+                len(known),
+            )
+            for seed in seeds
+        ]
+        value_K[number] = np.mean([auroc(counts.pooled()) for counts in of_seeds])
+        sample_RK[:, number] = np.mean(
+            [resampled_auroc(counts, draws_RP) for counts in of_seeds], axis=0
+        )
+    return value_K, sample_RK
+
+
+def _count_lows(tested: Tested) -> np.ndarray:
+    """Nights of each cell with a low, (C,)."""
+    happened_CN = (tested.measures[FORETOLD[1]] == 1).any(axis=1)
+    return happened_CN.sum(axis=1)
+
+
+def _known_interval(samples_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of those resamples that have nights of both kinds; NaN of none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cell without any is all NaN
+        low, high = np.nanquantile(samples_RK, [0.025, 0.975], axis=0)
+    return low, high
 
 
 def _people(

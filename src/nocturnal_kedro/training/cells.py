@@ -17,7 +17,9 @@ import pandas as pd
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.forecasts import lay_out
+from nocturnal_kedro.metrics.calibration import Spread
+from nocturnal_kedro.metrics.events import LOWS, foresee_lows, low_events
+from nocturnal_kedro.metrics.forecasts import NIGHT, lay_out
 from nocturnal_kedro.metrics.scores import score_points
 from nocturnal_kedro.metrics.sweeps import BASELINES
 from nocturnal_kedro.series.corpus import Corpus
@@ -38,6 +40,7 @@ from nocturnal_kedro.training.trained import key_of
 
 logger = logging.getLogger(__name__)
 
+NEVER_LOW_MG_DL = 1e4  # in place of the quantiles of steps that are left out
 Forecasted = MutableMapping[str, bytes]  # forecasts as Parquet, by model and origins
 
 
@@ -195,7 +198,8 @@ class Bench:
                     f"the model of {cell} is not in '{self._trained.root}' any more. Run training "
                     f"again."
                 )
-            tables.append(score(cell, self.forecast(cell, artifact), corpus))
+            spread = self._spread(cell, artifact)
+            tables.append(score(cell, self.forecast(cell, artifact), spread, corpus))
         return pd.concat(tables, ignore_index=True)
 
     def train(self, cell: Cell) -> Artifact:
@@ -225,13 +229,17 @@ class Bench:
         key = key_of(artifact.kind, artifact.name, asked)
         if key in self.forecasted:
             return pd.read_parquet(io.BytesIO(self.forecasted[key]))
-        if cell.bands == "start" and cell.start:
-            artifact = replace(artifact, spread=self._start(cell.start).spread)
+        artifact = replace(artifact, spread=self._spread(cell, artifact))
         frame, _ = forecast_origins(artifact, data, self.hardware.device)
         written = io.BytesIO()
         frame.to_parquet(written, index=False)
         self.forecasted[key] = written.getvalue()
         return frame
+
+    def _spread(self, cell: Cell, artifact: Artifact) -> Spread:
+        if cell.bands == "start" and cell.start:
+            return self._start(cell.start).spread
+        return artifact.spread
 
     def _start(self, cell: Cell) -> Artifact:
         if id(cell) not in self._starts:
@@ -239,8 +247,12 @@ class Bench:
         return self._starts[id(cell)]
 
 
-def score(cell: Cell, forecasts: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
-    """The cell's labels beside its scores by night, by the readings of all cells' `corpus`."""
+def score(cell: Cell, forecasts: pd.DataFrame, spread: Spread, corpus: Corpus) -> pd.DataFrame:
+    """The cell's labels beside its scores by night, by the readings of all cells' `corpus`.
+
+    Beside those of `score_points`: low_probability, of an event below 70 mg/dL in what is scored,
+    and whether it happened.
+    """
     origins = cell.on_test.origins
     laid_out = lay_out(forecasts, origins, f"{cell.model}, {cell.name}")
     rows = origin_rows(corpus, laid_out.nights)
@@ -248,11 +260,17 @@ def score(cell: Cell, forecasts: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     target_NH = np.where(
         corpus.observed_TC[rows_NH, 0], corpus.values_TC[rows_NH, 0].astype(float), np.nan
     )
+    quantiles_NHQ = laid_out.quantiles_NHQ
     if cell.clock:
         begins, ends = cell.clock
         hour_NH = corpus.slot_of_day_T[rows_NH] / STEPS_PER_HOUR
-        target_NH[(hour_NH < begins) | (hour_NH >= ends)] = np.nan
-    by_night = score_points(replace(laid_out, target_NH=target_NH), "standard")[1]
+        left_out_NH = (hour_NH < begins) | (hour_NH >= ends)
+        target_NH[left_out_NH] = np.nan
+        quantiles_NHQ = np.where(left_out_NH[..., None], NEVER_LOW_MG_DL, quantiles_NHQ)
+    laid_out = replace(laid_out, target_NH=target_NH, quantiles_NHQ=quantiles_NHQ)
+    lows = foresee_lows(laid_out, spread)[[*NIGHT, "low_probability"]]
+    lows["low_happened"] = low_events(target_NH, LOWS["low"]).happened_N
+    by_night = score_points(laid_out, "standard")[1].merge(lows, on=NIGHT, validate="one_to_one")
     if cell.tested_people is not None:
         names = by_night["source"] + "/" + by_night["subject"]
         by_night = by_night[names.isin(cell.tested_people)].reset_index(drop=True)
