@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import sweeps as figures
+from nocturnal_kedro.metrics.alarms import rank_alarms
 from nocturnal_kedro.metrics.compare import (
     MANDATORY,
     Comparison,
@@ -423,3 +424,69 @@ def test_what_cannot_be_compared_is_named(scores: pd.DataFrame, message: str) ->
     pattern = re.escape(message).replace(r"\.\*", ".*")
     with pytest.raises(InputError, match=pattern):
         rows_of(scores, group_of("late", SCORES[SCORES["origin"] > "2026-01-07"]))
+
+
+def with_lows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with a low in a third of the nights, foreseen the better the later the cell."""
+    draw = np.random.default_rng(5)
+    nights = scores[NIGHT].drop_duplicates()
+    nights["low_happened"] = draw.random(len(nights)) < 0.33
+    scores = scores.merge(nights, on=NIGHT)
+    place = scores.groupby(["question", "cell"], sort=False).ngroup()
+    said = draw.random(len(scores)) + 0.1 * place * scores["low_happened"]
+    return scores.assign(low_probability=(said / said.max()).round(3))
+
+
+def test_lows_are_told_apart_as_the_table_of_alarms_tells_them() -> None:
+    """One seed and every night: the value, its interval, and a difference by hand."""
+    from sklearn.metrics import roc_auc_score
+
+    one = tuple((*cell[:4], cell[4][:1]) for cell in CELLS)
+    scores = with_lows(invent_scores(one))
+    table = rows_of(scores)
+    told = scores.drop(columns="low_happened").assign(
+        model=scores["cell"],
+        data="d",
+        very_low_probability=scores["low_probability"],
+    )
+    outcomes = invent_nights().merge(scores[[*NIGHT, "low_happened"]].drop_duplicates(), on=NIGHT)
+    outcomes = outcomes.assign(
+        very_low_happened=outcomes["low_happened"], low_onset=3, very_low_onset=3, low_usual=0.3,
+        very_low_usual=0.3, carbs_after=0.0, suspended=0.0, last_mg_dl=120.0,
+    )  # fmt: skip
+    board = rank_alarms(told, outcomes.drop(columns=["points", "reference_mg_dl"]), QUICK)
+    board = board[(board["low"] == "low") & (board["nights_chosen"] == "all")]
+    board = board.set_index(["split", "model"])
+    for (split, _, _, cell, _), row in table.iterrows():
+        usual = board.loc[split, cell]
+        names = ["auroc", "auroc_low", "auroc_high"]
+        np.testing.assert_allclose(row[names].astype(float), usual[names].astype(float))
+        assert row["lows"] == usual["lows"]
+        own = scores[(scores["split"] == split) & (scores["cell"] == cell)]
+        assert row["auroc"] == pytest.approx(
+            roc_auc_score(own["low_happened"], own["low_probability"])
+        )
+    short, whole = (
+        table.loc["patient", "all", "context", c, "ttm"] for c in ("context 96", "context 288")
+    )
+    assert short["auroc_difference"] == pytest.approx(short["auroc"] - whole["auroc"])
+    assert (
+        short["auroc_difference_low"] < short["auroc_difference"] < short["auroc_difference_high"]
+    )
+    assert np.isnan(whole["auroc_difference"])
+
+
+def test_seeds_are_averaged_and_nights_without_a_low_tell_nothing() -> None:
+    scores = with_lows(invent_scores())
+    table = rows_of(scores)
+    of_seeds = [rows_of(scores[(scores["seed"] == s) | scores["seed"].isna()]) for s in (0, 1, 2)]
+    key = ("temporal", "all", "context", "context 96", "ttm")
+    assert table.loc[key, "auroc"] == pytest.approx(
+        np.mean([own.loc[key, "auroc"] for own in of_seeds])
+    )
+    spared = scores.assign(low_happened=scores["low_happened"] & (scores["split"] == "patient"))
+    quiet = rows_of(spared)
+    assert quiet.loc["temporal"][["auroc", "auroc_low", "auroc_difference"]].isna().all(axis=None)
+    assert (quiet.loc["temporal"]["lows"] == 0).all()
+    assert quiet.loc["patient"]["auroc"].notna().all()
+    assert "auroc" not in rows_of(invent_scores())

@@ -24,6 +24,8 @@ SUMMARY = {
     "difference_mg_dl": [float("nan"), -0.93, -1.2],
     "difference_low_mg_dl": [float("nan"), -1.6, -2.0],
     "difference_high_mg_dl": [float("nan"), -0.21, -0.4], "apart": [False, True, False],
+    "auroc": [0.7, 0.75, float("nan")], "auroc_low": [0.6, 0.66, float("nan")],
+    "auroc_high": [0.8, 0.84, float("nan")],
 }  # fmt: skip
 
 
@@ -63,5 +65,5 @@ def test_a_sweep_as_markdown(saved: bool, tmp_path: object) -> None:
     told = sweep_as_markdown(summary)
     assert told.count("**People never seen; nights: ") == 2
     _, _, first, second, *_ = rows_of(told)
-    assert first[-3:] == ["", "", ""]
+    assert first[-4:] == ["0.70 (0.60 to 0.80)", "", "", ""]
     assert second[-3:] == ["glucose", "-0.93 (-1.60 to -0.21)", "yes"]

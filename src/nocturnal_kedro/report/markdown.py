@@ -45,6 +45,7 @@ def sweep_as_markdown(summary: pd.DataFrame) -> str:
         "Nights": lambda row: str(row.nights),
         "RMSE, mg/dL": lambda row: _with_interval(row, "rmse", 1),
         "CRPS": lambda row: _with_interval(row, "crps", 1),
+        "AUROC of a low": lambda row: _share(row, "auroc"),
         "Against": lambda row: row.against if isinstance(row.against, str) else "",
         "Difference of RMSE": lambda row: _with_interval(row, "difference", 2),
         "Apart": lambda row: "yes" if row.apart is True or row.apart == "True" else "",
@@ -71,6 +72,11 @@ def _with_interval(row: Row, name: str, digits: int) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.{digits}f} ({_span(low, high, digits)})"
+
+
+def _share(row: Row, name: str) -> str:
+    value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    return "" if pd.isna(value) else f"{value:.2f} ({_span(low, high, 2)})"
 
 
 def _span(low: float, high: float, digits: int) -> str:
