@@ -79,6 +79,7 @@ def render_report(content: Content) -> str:
         content=content,
         task=content.task,
         tables=_tables(content),
+        seeds=int(content.tables["leaderboard"].get("seeds", pd.Series([1])).max()),
         pairs=content.tables["pairs"].to_dict("records"),
         alarms=_alarms(content),
         readings=content.tables["readings"].to_dict("records"),
