@@ -19,8 +19,9 @@ class DataVersionsDataset(AbstractDataset[NoReturn, pd.DataFrame]):
 
     version, for --load-versions; same_as, the first version with the same content; fingerprint of
     the corpus; data, the fingerprint of corpus, splits and origins that models record ("" where
-    the leak audit did not pass); sources; people; files, how many raw ones; models built from it,
-    as `experiment/model/version`. Raw files, options and code stand in the corpus's `made_from`.
+    the leak audit did not pass), and those of experiments with a task of their own after it;
+    sources; people; files, how many raw ones; models built from it, as `experiment/model/version`.
+    Raw files, options and code stand in the corpus's `made_from`.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class DataVersionsDataset(AbstractDataset[NoReturn, pd.DataFrame]):
                     version,
                     first.setdefault(fingerprint, version),
                     fingerprint,
-                    data,
+                    " ".join(data),
                     " ".join(sorted({part["source"] for part in parts})),
                     len(pd.read_csv(file.with_name("people.csv"), usecols=["source"])),
                     sum(len(part["files"]) for part in parts),
-                    " ".join(built.get(data, [])),
+                    " ".join(sorted(name for one in data for name in built.get(one, []))),
                 )
             )
         return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -64,9 +65,19 @@ class DataVersionsDataset(AbstractDataset[NoReturn, pd.DataFrame]):
     def save(self, data: NoReturn) -> NoReturn:
         raise DatasetError("the versions of the data are read, never written")
 
-    def _audited(self, version: str) -> str:
-        file = self._root / self._audit / version / Path(self._audit).name
-        return str(pd.read_csv(file, usecols=["data"])["data"].iloc[0]) if file.exists() else ""
+    def _audited(self, version: str) -> list[str]:
+        """The fingerprint that the audit passed, and that of each experiment with its own task."""
+        shared = self._root / self._audit
+        files = (
+            audit / version / shared.name
+            for audit in (shared, *sorted(shared.parent.glob(f"*/{shared.name}")))
+        )
+        found = (
+            str(pd.read_csv(file, usecols=["data"])["data"].iloc[0])
+            for file in files
+            if file.exists()
+        )
+        return list(dict.fromkeys(found))
 
     def _built(self) -> dict[str, list[str]]:
         """Every artifact by the data that it records."""
