@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
+from nocturnal_kedro import plugins
 from nocturnal_kedro.training.artifact import Artifact, load_artifact
 from tests.conftest import PROJECT, SMALL, Run
 
@@ -27,6 +29,7 @@ ON_LOGIN_NODE = '. "$SIM_DIR/env.sh"; sim "$@"'
 ONE_MODEL = "--namespaces=nocturnal_point.ttm"
 TRAINING = {"epochs": 2, "steps_per_epoch": 60, "batch_size": 16}
 HARDWARE = {"device": "cpu", "precision": "fp32", "processes": 1, "checkpoint_steps": 5}
+BASELINES = plugins.names("baseline")
 SECONDS = 240
 
 Login = Callable[..., str]
@@ -235,22 +238,68 @@ def test_a_job_is_queued_again_when_its_training_is_told_to_stop_and_not_when_it
     assert "was cancelled" in job.log.read_text()
 
 
-def test_the_cells_of_a_sweep_share_the_data_and_keep_their_results_apart(
+class Shared:
+    """An experiment that slurm/sweep.sh shares out to many jobs, in a folder of its own."""
+
+    def __init__(self, login: Login, root: Path, experiment: str, given: str, **more: str) -> None:
+        self.login, self.root, self.experiment = login, root, experiment
+        said = login(
+            "slurm/sweep.sh", "--mem=2500", "--cpus-per-task=2", f"--output={root}/%A.%a.log",
+            ROOT=str(root), EXPERIMENT=experiment, PARAMS=given, **more,
+        ).replace(",", " ")  # fmt: skip
+        numbers = [word for word in said.split() if word.isdigit()]
+        self.array, self.last = numbers[1], numbers[-1]
+
+    def log(self, part: int) -> str:
+        file = self.root / f"{self.array}.{part}.log"
+        return file.read_text() if file.exists() else ""
+
+    def wait(self) -> tuple[str, list[Artifact]]:
+        """The log of the job that reports, and the trainings that are kept."""
+        wait_for_all(self.login)
+        [log] = (file.read_text() for file in self.root.glob(f"{self.last}.*.log"))
+        [report] = self.root.glob(f"**/{self.experiment}/report.html/*/report.html")
+        assert f"Report: {report}" in log
+        kept = (self.root / "prepared" / "06_models" / "trained").iterdir()
+        return log, [load_artifact(folder) for folder in kept]
+
+
+def test_a_sweep_is_trained_in_parts_of_which_one_takes_over_what_another_had_begun(
     login: Login, tmp_path: Path
 ) -> None:
-    login(
-        "slurm/sweep.sh", "--mem=2500", f"--output={tmp_path}/%j.log",
-        MODELS="ttm", SEEDS="1 2", ROOT=str(tmp_path), PARAMS=parameters(),
-    )  # fmt: skip
-    wait_for_all(login)
-    assert len(list((tmp_path / "prepared" / "05_model_input" / "corpus").iterdir())) == 1
-    first, second = (fitted(tmp_path / f"ttm-{seed}") for seed in (1, 2))
-    assert [one.record["training"]["seed"] for one in (first, second)] == [1, 2]
-    assert first.record["data"] == second.record["data"]
-    assert any((first.state[name] != second.state[name]).any() for name in first.state)
-    for seed in (1, 2):
-        [report] = (tmp_path / f"ttm-{seed}").glob("08_reporting/nocturnal_point/report.html/*/*")
-        assert "ttm" in report.read_text()
+    varied = {"questions": "days sampling", "day_shares": "0.5"}
+    given = parameters(training=TRAINING | {"epochs": 4}, ablation=varied)
+    ablation = Shared(login, tmp_path, "ablation", given, MODELS="ttm", SEEDS="1", JOBS="3")
+    # The second part's model of all days is the third's of readings every 5 minutes.
+    wait_until(lambda: any("waits for that training" in ablation.log(part) for part in (2, 3)))
+    waits, trains = (2, 3) if "waits for" in ablation.log(2) else (3, 2)
+    login("scancel", "--signal=USR1", "--batch", f"{ablation.array}_{trains}")
+    log, kept = ablation.wait()
+    assert "was told to stop after step" in ablation.log(trains)
+    assert "the training goes on after step" in ablation.log(waits)
+    names = Counter(artifact.name for artifact in kept)
+    assert names == {"ttm": 3} | dict.fromkeys(BASELINES, 1)  # for four cells
+    assert log.count("was trained before") == 4 + len(BASELINES)
+
+
+def test_each_model_with_each_seed_is_trained_by_a_job_and_all_are_in_one_report(
+    login: Login, tmp_path: Path
+) -> None:
+    models = ["ttm", "chronos2"]
+    point = Shared(
+        login, tmp_path, "nocturnal_point", parameters(), MODELS=" ".join(models), SEEDS="1 2"
+    )
+    log, kept = point.wait()
+    learnt = Counter((one.name, one.record.get("training", {}).get("seed")) for one in kept)
+    seeds = [(model, seed) for model in models for seed in (1, 2)]
+    assert learnt == dict.fromkeys([*seeds, *((name, None) for name in BASELINES)], 1)
+    assert log.count("was trained before") == len(learnt)
+    made = [
+        {folder.name for folder in tmp_path.glob(f"parts/{part}/06_models/nocturnal_point/*")}
+        - {"unfinished"}
+        for part in range(1, 5)
+    ]
+    assert made == [{"ttm", *BASELINES}, {"ttm"}, {"chronos2"}, {"chronos2"}]
 
 
 def choice(login: Login, **given: str) -> str:
