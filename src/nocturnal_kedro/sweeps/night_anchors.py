@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pydantic import BaseModel, Field
 
+from nocturnal_kedro.errors import validated
 from nocturnal_kedro.figures import Section
 from nocturnal_kedro.series.schema import TEST_SPLITS
 from nocturnal_kedro.sweeps import Tables
@@ -96,6 +97,6 @@ def _tasks(task: Task, options: Options) -> dict[str, Task]:
         "sliding": {"every_steps": options.every_steps, "sliding_hours": options.sliding_hours},
     }
     return {
-        anchor: type(task).model_validate(plain | {"anchor": anchor, **given})
+        anchor: validated(type(task), plain | {"anchor": anchor, **given}, "night_anchors")
         for anchor, given in own.items()
     }

@@ -1,0 +1,48 @@
+import pandas as pd
+import pytest
+
+from nocturnal_kedro.sweeps import night_anchors, plan_cells
+from nocturnal_kedro.training.cells import Cell, Grounds
+from tests.sweeps.invented import nights_tested
+
+KEY = ["source", "subject", "origin"]
+OPTIONS = {"bedtimes": {"c": "22:00", "b": "22:35"}}
+
+
+@pytest.fixture(scope="module")
+def cells(grounds: Grounds) -> list[Cell]:
+    return plan_cells("night_anchors", grounds, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def groups(grounds: Grounds) -> pd.DataFrame:
+    return night_anchors.groups(grounds, night_anchors.Options(**OPTIONS))
+
+
+def test_groups_are_told_apart_by_the_clock(groups: pd.DataFrame, grounds: Grounds) -> None:
+    hours = {name: own["origin"].dt.strftime("%H:%M") for name, own in groups.groupby("group")}
+    assert set(hours) == {"from midnight", "from bedtime", "from sliding"}
+    assert set(hours["from midnight"]) == {"00:00"}
+    assert set(hours["from sliding"]) == {f"{hour:02d}:00" for hour in (21, 22, 23, 0, 1, 2, 3, 4)}
+    bedtime = groups[groups["group"] == "from bedtime"]
+    clocks = bedtime["origin"].dt.strftime("%H:%M")
+    assert set(clocks[bedtime["source"] == "c"]) == {"22:00"}
+    assert set(clocks[bedtime["source"] == "b"]) == {"22:35"}
+    of_a = clocks[bedtime["source"] == "a"]  # found by meals: several, in the evening
+    assert of_a.nunique() > 1
+    assert ((of_a >= "20:00") | (of_a < "02:00")).all()
+    midnights = groups.loc[groups["group"] == "from midnight", KEY]
+    own = nights_tested(grounds.data)[KEY]
+    pd.testing.assert_frame_equal(midnights.sort_values(KEY, ignore_index=True), own)
+
+
+def test_one_model_is_asked_from_every_anchor_once(cells: list[Cell], groups: pd.DataFrame) -> None:
+    asked = groups[KEY].drop_duplicates().sort_values(KEY, ignore_index=True)
+    assert len(asked) < len(groups)  # at 22:00 and at midnight it is asked for two of them
+    for cell in cells:
+        assert cell.clock == (0, 6)
+        assert cell.data.task.anchor == "sliding"
+        assert not cell.on_test.origins.duplicated(KEY).any()
+        pd.testing.assert_frame_equal(nights_tested(cell.on_test)[KEY], asked)
+        assert set(cell.on_test.origins["split"]) == {"train", "validation", "temporal", "patient"}
+        assert cell.against == ("last_value" if cell.seed else "")
