@@ -97,6 +97,7 @@ def test_the_model_holds_the_contract(project: Path) -> None:
     assert passed(project, "tests/models/test_contract.py", "-k", "gru") > 10
 
 
+@pytest.mark.slow
 def test_the_baseline_works(project: Path) -> None:
     assert passed(project, "tests/baselines/test_baselines.py", "-k", "reverting") > 1
 
