@@ -53,6 +53,24 @@ def test_every_entry_of_the_catalog_is_documented(project: None) -> None:
     assert {name for name in entries if name[0] != "_"} <= documented
 
 
+def heading_links(page: Path) -> set[str]:
+    """What a link to a heading of the page ends in."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", told.lower()).strip().replace(" ", "-") for told in headings}
+
+
+def test_every_link_within_the_project_leads_somewhere() -> None:
+    found = 0
+    for page in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text()):
+            path, _, heading = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not heading or heading in heading_links(target), f"{page.name}: {link}"
+            found += 1
+    assert found > 100
+
+
 @pytest.mark.parametrize("name", [*EXPERIMENTS, *plugins.names("sweep")])
 def test_every_experiment_is_documented_with_its_options(name: str) -> None:
     page = PAGES["experiments.md"]
