@@ -490,3 +490,14 @@ def test_seeds_are_averaged_and_nights_without_a_low_tell_nothing() -> None:
     assert (quiet.loc["temporal"]["lows"] == 0).all()
     assert quiet.loc["patient"]["auroc"].notna().all()
     assert "auroc" not in rows_of(invent_scores())
+
+
+def test_where_no_cell_is_compared_each_stands_alone() -> None:
+    """As on all nights of a transfer: cells are compared on those of each group alone."""
+    scores = with_lows(invent_scores())
+    usual, alone = rows_of(scores), rows_of(scores.assign(against=""))
+    names = ["rmse_mg_dl", "rmse_low_mg_dl", "auroc", "auroc_high", "lows"]
+    pd.testing.assert_frame_equal(alone[names], usual[names])
+    differences = ["difference_mg_dl", "auroc_difference", "auroc_difference_low", "win_rate"]
+    assert alone[differences].isna().all(axis=None)
+    assert not alone["apart"].any()

@@ -415,7 +415,8 @@ def _known_interval(samples_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of those resamples that have nights of both kinds; NaN of none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a cell without any is all NaN
-        low, high = np.nanquantile(samples_RK, [0.025, 0.975], axis=0)
+        ends = np.nanquantile(samples_RK, [0.025, 0.975], axis=0)
+    low, high = ends.reshape(2, samples_RK.shape[1])  # of no cells numpy gives no ends at all
     return low, high
 
 
