@@ -268,7 +268,7 @@ def test_a_sweep_is_trained_in_parts_of_which_one_takes_over_what_another_had_be
     login: Login, tmp_path: Path
 ) -> None:
     varied = {"questions": "days sampling", "day_shares": "0.5"}
-    given = parameters(training=TRAINING | {"epochs": 4}, ablation=varied)
+    given = parameters(training=TRAINING | {"epochs": 6}, ablation=varied)
     ablation = Shared(login, tmp_path, "ablation", given, MODELS="ttm", SEEDS="1", JOBS="3")
     # The second part's model of all days is the third's of readings every 5 minutes.
     wait_until(lambda: any("waits for that training" in ablation.log(part) for part in (2, 3)))
