@@ -16,9 +16,10 @@ def create_pipeline(
 ) -> Pipeline:
     """Of every lane and baseline its forecasts, lows and cost, and all scores of them."""
     every = (*lanes, *map(Lane, baselines))
-    return Pipeline(
-        [part for lane in every for part in _one_lane(experiment, lane)], tags="evaluation"
-    )
+    made = [part for lane in every for part in _one_lane(experiment, lane)]
+    if "cards" in experiment.adds:
+        made += [_draw_cards(experiment, lane) for lane in lanes if lane.first]
+    return Pipeline(made, tags="evaluation")
 
 
 def create_sweep(experiment: Experiment, sweep: Sweep) -> Pipeline:
@@ -76,21 +77,22 @@ def _one_lane(experiment: Experiment, lane: Lane) -> list[Node]:
                 namespace=namespace,
             )
         )
-    if "cards" in experiment.adds and lane.first:
-        draw = partial(nodes.draw_cards, experiment=experiment.name, model=lane.model)
-        made.append(
-            node(
-                update_wrapper(draw, nodes.draw_cards),
-                [
-                    f"{namespace}.model",
-                    f"{namespace}.forecasts",
-                    origins,
-                    f"{namespace}.lows",
-                    outcomes,
-                ],
-                f"{namespace}.cards",
-                name="draw_cards",
-                namespace=namespace,
-            )
-        )
     return made
+
+
+def _draw_cards(experiment: Experiment, lane: Lane) -> Node:
+    namespace = f"{experiment.name}.{lane.name}"
+    draw = partial(nodes.draw_cards, experiment=experiment.name, model=lane.model)
+    return node(
+        update_wrapper(draw, nodes.draw_cards),
+        [
+            f"{namespace}.model",
+            f"{namespace}.forecasts",
+            experiment.shared("origins"),
+            f"{namespace}.lows",
+            experiment.shared("outcomes"),
+        ],
+        f"{namespace}.cards",
+        name="draw_cards",
+        namespace=namespace,
+    )
