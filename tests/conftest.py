@@ -135,7 +135,24 @@ SMALL = {
     },
 }
 
+# Eight people, three weeks, both kinds of sensors: every sweep has something to vary.
+SWEPT: dict[str, dict[str, Any]] = {
+    "ablation": {
+        "models": "tsmixer",
+        "ablation": {"context_steps": "288", "day_shares": "0.5", "people_shares": "0.5"},
+    },
+    "night_anchors": {"models": "ttm tsmixer", "night_anchors": {"every_steps": 24}},
+    "personalization": {
+        "models": "tsmixer",
+        "personalization": {
+            "days": "3 7", "test_days": 5, "validation_days": 4, "epochs": 1, "steps_per_epoch": 5
+        },
+    },
+    "transfer_learning": {"models": "tsmixer", "transfer_learning": {"few_days": 4}},
+}  # fmt: skip
+
 Run = Callable[..., KedroContext]
+Sweep = Callable[[str], tuple[Path, KedroContext]]
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +169,7 @@ def run(project: None) -> Run:
         pipeline: str = "nocturnal_point",
         runner: Any = None,
         nodes: list[str] | None = None,
+        tags: list[str] | None = None,
         load_versions: dict[str, str] | None = None,
         **given: Any,
     ) -> KedroContext:
@@ -162,6 +180,7 @@ def run(project: None) -> Run:
                 pipeline_names=pipeline.split(","),
                 runner=runner,
                 node_names=nodes,
+                tags=tags,
                 load_versions=load_versions,
             )
             return context
@@ -174,6 +193,23 @@ def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """`nocturnal_point` on the small simulated cohort: its data_root and context."""
     data_root = tmp_path_factory.mktemp("finished")
     return data_root, run(data_root)
+
+
+@pytest.fixture(scope="session")
+def sweep(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep with two seeds by its name: its data_root, which all share, and its context."""
+    data_root, made = tmp_path_factory.mktemp("swept"), {}
+
+    def run_once(name: str) -> tuple[Path, KedroContext]:
+        if name not in made:
+            made[name] = run(
+                data_root, pipeline=name, seeds="3 4", splits={"patient_share": 0.25},
+                source_options={"simulated": {"subjects": 8, "days": 24, "slow_sensor_share": 0.4}},
+                **SWEPT[name],
+            )  # fmt: skip
+        return data_root, made[name]
+
+    return run_once
 
 
 @pytest.fixture
