@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def fit_model(
         return _ask_service(name, options, data, kept.answers)
 
     hardware = settle(hardware or Hardware(), training)
-    with ONE_AT_A_TIME:
+    # Nobody trains the same meanwhile: in another process until the artifact is kept.
+    with ONE_AT_A_TIME, ExitStack() as alone:
         begun = begin(name, options, data, training, hardware)
         start, earlier = begun.start, begun.start.earlier
         if earlier:
@@ -92,46 +94,51 @@ def fit_model(
         if options.strategy != "zero_shot":
             if kept.unfinished:
                 checkpoints = kept.unfinished.folder_of(what)
+                alone.enter_context(only_one(checkpoints))
+                if found := _find(key, name, kept.trained):  # another process kept it just now
+                    shutil.rmtree(checkpoints, ignore_errors=True)
+                    return found
             learnt = _learn(begun, checkpoints)
         gatherer = begun.gatherer
         module = start.module.to(gatherer.device)
         parameters = sum(weight.numel() for weight in module.parameters())
         state = _to_keep(start)
-    answer, target_NH = answer_of_module(module, data.corpus, gatherer, validation_rows)
-    learnt_from = set(data.trained_people()) if learnt.state else set()
-    spans = _learnt_from(data) if learnt.state else []
-    artifact = Artifact(
-        name=name,
-        kind="model",
-        options=start.options.model_dump(mode="json"),
-        architecture=start.architecture,
-        base=start.base,
-        scaler=begun.scaler,
-        people=tuple(sorted(learnt_from.union(earlier.people if earlier else ()))),
-        state=state,
-        spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows)),
-        record={
-            "key": key,
-            "data": data.fingerprint(),
-            "learnt_from": spans + (earlier.record["learnt_from"] if earlier else []),
-            "task": data.task.model_dump(),
-            "training": training.model_dump(),
-            "hardware": hardware.model_dump() | {"name": device_name(hardware.device)},
-            "deterministic": is_deterministic(hardware),
-            "versions": versions(),
-            "parameters": parameters,
-            "trained_parameters": learnt.trained_parameters,
-            "windows": learnt.windows,
-            "best_epoch": learnt.best_epoch,
-            "train_seconds": learnt.seconds,
-        },
-        log=learnt.log,
-    )
-    if kept.trained:
-        kept.trained.keep(key, artifact)
-        if checkpoints:
-            shutil.rmtree(checkpoints)  # what they kept from being lost is on disk
-    return artifact
+        answer, target_NH = answer_of_module(module, data.corpus, gatherer, validation_rows)
+        learnt_from = set(data.trained_people()) if learnt.state else set()
+        spans = _learnt_from(data) if learnt.state else []
+        artifact = Artifact(
+            name=name,
+            kind="model",
+            options=start.options.model_dump(mode="json"),
+            architecture=start.architecture,
+            base=start.base,
+            scaler=begun.scaler,
+            people=tuple(sorted(learnt_from.union(earlier.people if earlier else ()))),
+            state=state,
+            spread=fit_spread(*answer, target_NH, data.corpus.person_of(validation_rows)),
+            record={
+                "key": key,
+                "data": data.fingerprint(),
+                "learnt_from": spans + (earlier.record["learnt_from"] if earlier else []),
+                "task": data.task.model_dump(),
+                "training": training.model_dump(),
+                "hardware": hardware.model_dump() | {"name": device_name(hardware.device)},
+                "deterministic": is_deterministic(hardware),
+                "versions": versions(),
+                "parameters": parameters,
+                "trained_parameters": learnt.trained_parameters,
+                "windows": learnt.windows,
+                "best_epoch": learnt.best_epoch,
+                "train_seconds": learnt.seconds,
+            },
+            log=learnt.log,
+        )
+        if kept.trained:
+            kept.trained.keep(key, artifact)
+            if checkpoints:
+                # What they kept from being lost is on disk.
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        return artifact
 
 
 def _find(key: str, name: str, trained: Trained | None) -> Artifact | None:
@@ -148,20 +155,19 @@ def _find(key: str, name: str, trained: Trained | None) -> Artifact | None:
 def _learn(begun: Begun, kept: Path | None) -> Learnt:
     """In this process where one is enough, else by processes of their own; loads the result."""
     start, hardware = begun.start, begun.hardware
-    with only_one(kept):
-        if hardware.world > 1:
-            job = Job(
-                name=begun.name,
-                options=start.options.model_dump(mode="json"),
-                task=begun.data.task,
-                training=begun.training,
-                hardware=hardware,
-                checkpoints=str(kept) if kept else None,
-            )
-            learnt = learn_on_processes(job, begun.data)
-            start.module.load_state_dict(learnt.state)
-            return learnt
-        return learn(begun, Care(Checkpoints(kept, hardware.checkpoint_steps) if kept else None))
+    if hardware.world > 1:
+        job = Job(
+            name=begun.name,
+            options=start.options.model_dump(mode="json"),
+            task=begun.data.task,
+            training=begun.training,
+            hardware=hardware,
+            checkpoints=str(kept) if kept else None,
+        )
+        learnt = learn_on_processes(job, begun.data)
+        start.module.load_state_dict(learnt.state)
+        return learnt
+    return learn(begun, Care(Checkpoints(kept, hardware.checkpoint_steps) if kept else None))
 
 
 def describe(begun: Begun) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ class Trained:
             ) from error
 
     def keep(self, key: str, artifact: Artifact) -> None:
-        """Write it whole; where another process was faster, its artifact stands."""
-        fresh = self.root / f"{key}.{os.uname().nodename}.{os.getpid()}"
+        """Write it whole; where another process or thread was faster, its artifact stands."""
+        own = f"{os.uname().nodename}.{os.getpid()}.{threading.get_ident()}"
+        fresh = self.root / f"{key}.{own}"
         shutil.rmtree(fresh, ignore_errors=True)
         save_artifact(artifact, fresh)
         try:

@@ -48,6 +48,7 @@ def only_one(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)  # who was here before may have cleared it away
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
