@@ -284,7 +284,7 @@ def share_of(cells: list[Cell], share: str) -> list[Cell]:
     Raises `InputError` where it is no such share.
     """
     words = share.split("/")
-    if len(words) == 2 and all(word.isdigit() for word in words):
+    if len(words) == 2 and all(word.isdecimal() for word in words):
         first, parts = map(int, words)
         if 1 <= first <= parts:
             return cells[first - 1 :: parts]
