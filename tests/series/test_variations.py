@@ -160,7 +160,8 @@ def mixed() -> pd.DataFrame:
     between = slow.frame["time"].dt.minute % 15 != 5
     slow.frame.loc[between, "glucose_mg_dl"] = np.nan
     readings = {"fast": invent_readings(people=4, days=10), "slow": slow}
-    return build_series(readings, GridOptions())[0]
+    series = build_series(readings, GridOptions())[0]
+    return series.assign(glucose_late=np.arange(len(series)) % 7 == 3)
 
 
 @pytest.fixture(scope="module")
