@@ -354,3 +354,50 @@ def test_gradient_checkpointing_computes_again_or_is_refused(name: str, data: Da
     computed_again = gradients()
     assert max(calls.values()) == 2
     assert all(torch.equal(kept[part], computed_again[part]) for part in kept)
+
+
+with_head = pytest.mark.parametrize("name", [name for name in MODELS if record(name).head])
+
+
+@with_head
+def test_the_head_alone_is_trained_and_saved(
+    name: str, data: Data, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {
+        "strategy": "fine_tune",
+        "weights": str(folders[name]),
+        "layers": "head",
+        "learning_rate": 1e-2,
+    }
+    earlier = load_artifact(folders[name])
+    artifact = fit_model(name, given, data, SHORT)
+    assert artifact.state
+    assert all(part.startswith(record(name).head) for part in artifact.state)
+    before, after = (restore_model(one, data.task).state_dict() for one in (earlier, artifact))
+    assert before.keys() == after.keys()
+    changed = {part for part in before if not torch.equal(before[part], after[part])}
+    assert changed
+    assert changed <= set(artifact.state)
+    weights = dict(restore_model(earlier, data.task).named_parameters())
+    of_head = {part for part in weights if part.startswith(record(name).head)}
+    assert set(artifact.state) == of_head
+    assert 0 < len(of_head) < len(weights)
+    assert artifact.record["trained_parameters"] == sum(weights[part].numel() for part in of_head)
+    assert not np.array_equal(points(artifact, data), points(earlier, data))
+    save_artifact(artifact, tmp_path / "tuned")
+    np.testing.assert_array_equal(
+        points(load_artifact(tmp_path / "tuned"), data), points(artifact, data)
+    )
+
+
+@every_model
+def test_a_head_is_trained_of_weights_that_exist_and_of_models_that_have_one(name: str) -> None:
+    there = {"strategy": "fine_tune", "weights": "a/b", "layers": "head"}
+    if not record(name).head:
+        with pytest.raises(InputError, match="no head apart from its network: layers all"):
+            plugins.options("model", name, there)
+        return
+    assert plugins.options("model", name, there).layers == "head"
+    for more in ({"strategy": "from_scratch", "weights": None}, {"lora": {}}):
+        with pytest.raises(InputError, match="layers head trains the head of weights that exist"):
+            plugins.options("model", name, there | more)
