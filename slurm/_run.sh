@@ -27,13 +27,16 @@ run_kedro() {
 }
 
 queue_again() {
-    if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
-        echo "Job $SLURM_JOB_ID was cancelled, or SLURM queues it again by itself." >&2
+    # The last job of an array has the array's own number as its SLURM_JOB_ID.
+    local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    job=${job:-$SLURM_JOB_ID}
+    if [[ $(squeue --noheader --jobs="$job" --format=%T) != RUNNING ]]; then
+        echo "Job $job was cancelled, or SLURM queues it again by itself." >&2
     elif ((${SLURM_RESTART_COUNT:-0} >= MOST_RESTARTS)); then
-        echo "Job $SLURM_JOB_ID was queued again $MOST_RESTARTS times: not once more. Give it" \
+        echo "Job $job was queued again $MOST_RESTARTS times: not once more. Give it" \
             "more --time, or set MOST_RESTARTS." >&2
     else
-        echo "Job $SLURM_JOB_ID is queued again and goes on from its last checkpoint." >&2
-        scontrol requeue "$SLURM_JOB_ID"
+        echo "Job $job is queued again and goes on from its last checkpoint." >&2
+        scontrol requeue "$job"
     fi
 }

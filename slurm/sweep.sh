@@ -89,7 +89,7 @@ train() {
         held=$(tail -n 1 /dev/stderr | # the log
             sed -n "s/^Error: another run is training .*: '\(.*\)' is in use\..*/\1/p")
         [[ $held ]] || return "$code"
-        echo "Job $SLURM_JOB_ID waits for that training." >&2
+        echo "Part $SLURM_ARRAY_TASK_ID waits for that training." >&2
         trap 'queue_again; exit 75' USR1 TERM
         while [[ -e $held ]] && ! flock --nonblock "$held/lock" true; do
             sleep 2

@@ -264,19 +264,22 @@ class Shared:
         return log, [load_artifact(folder) for folder in kept]
 
 
-def test_a_sweep_is_trained_in_parts_of_which_one_takes_over_what_another_had_begun(
+def test_parts_of_a_sweep_train_once_what_they_have_in_common_also_where_they_are_taken_back(
     login: Login, tmp_path: Path
 ) -> None:
     varied = {"questions": "days sampling", "day_shares": "0.5"}
-    given = parameters(training=TRAINING | {"epochs": 6}, ablation=varied)
+    given = parameters(training=TRAINING | {"epochs": 5}, ablation=varied)
     ablation = Shared(login, tmp_path, "ablation", given, MODELS="ttm", SEEDS="1", JOBS="3")
     # The second part's model of all days is the third's of readings every 5 minutes.
     wait_until(lambda: any("waits for that training" in ablation.log(part) for part in (2, 3)))
     waits, trains = (2, 3) if "waits for" in ablation.log(2) else (3, 2)
-    login("scancel", "--signal=USR1", "--batch", f"{ablation.array}_{trains}")
+    for part in (trains, waits):
+        login("scancel", "--signal=USR1", "--batch", f"{ablation.array}_{part}")
     log, kept = ablation.wait()
     assert "was told to stop after step" in ablation.log(trains)
-    assert "the training goes on after step" in ablation.log(waits)
+    for part in (trains, waits):
+        assert f"Job {ablation.array}_{part} is queued again" in ablation.log(part)
+    assert "the training goes on after step" in ablation.log(trains) + ablation.log(waits)
     names = Counter(artifact.name for artifact in kept)
     assert names == {"ttm": 3} | dict.fromkeys(BASELINES, 1)  # for four cells
     assert log.count("was trained before") == 4 + len(BASELINES)
