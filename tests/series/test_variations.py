@@ -71,7 +71,7 @@ def numbers_of_days(splits: pd.DataFrame) -> pd.Series:
     return (train["end"] - train["start"]) // pd.Timedelta("1D")
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(splits=tables(), share=shares, other=shares, number=numbers, more=numbers)
 def test_fewer_days_are_the_last_whole_ones_and_nested(
     splits: pd.DataFrame, share: float, other: float, number: int, more: int
@@ -105,7 +105,7 @@ def test_a_share_of_days_by_hand() -> None:
     assert keep_days(splits, 1.0)["split"].eq("train").all()
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(splits=tables(), drawn=st.data(), seed=st.integers(0, 9))
 def test_fewer_people_are_among_the_more(
     splits: pd.DataFrame, drawn: st.DataObject, seed: int
@@ -136,7 +136,7 @@ def test_who_is_kept_is_drawn_by_the_seed() -> None:
     assert len(drawn) > 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(splits=tables(), source=st.sampled_from("ab"))
 def test_who_learns_alone_is_tested_with_all(splits: pd.DataFrame, source: str) -> None:
     people = {f"{source}/p{person}" for person in range(9)}
