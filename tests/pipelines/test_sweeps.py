@@ -1,5 +1,7 @@
 """Sweeps from raw files to the report: whole, in parts, cut off and gone on, and misused."""
 
+import json
+import logging
 import os
 import re
 import shutil
@@ -84,6 +86,12 @@ def require_equal(data_root: Path, expected: Path) -> None:
     pd.testing.assert_frame_equal(scores, others, check_exact=True)
     summary = made(data_root, "summary.csv").read_bytes()
     assert summary == made(expected, "summary.csv").read_bytes()
+
+
+def require_nothing_trained(data_root: Path, messages: list[str]) -> None:
+    """What the log of the last run says of every cell: that its model was there."""
+    cells = json.loads(made(data_root, "cells.json").read_text())
+    assert sum("was trained before with the same data" in line for line in messages) == len(cells)
 
 
 def without(data_root: Path, *folders: str, of: Path) -> Path:
@@ -195,7 +203,7 @@ def test_the_command_line_asks_for_a_part(asked: Path) -> None:
 
 
 def test_a_killed_sweep_goes_on_and_comes_to_the_same(
-    asked: Path, run: Run, tmp_path: Path
+    asked: Path, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed while models are trained, and again while cells are scored."""
     data_root = without(tmp_path / "cut", "06_models", "07_model_output", "ablation", of=asked)
@@ -216,13 +224,16 @@ def test_a_killed_sweep_goes_on_and_comes_to_the_same(
         assert len(now) > len(whole)
         whole = now
     assert not list(data_root.rglob("summary.csv"))
+    caplog.set_level(logging.INFO, "nocturnal_kedro")
+    caplog.clear()
     run(data_root, pipeline="ablation", tags=AFTER_DATA, **ASKED)
     assert whole.items() < kept(data_root).items()
+    require_nothing_trained(data_root, caplog.messages)
     require_equal(data_root, asked)
 
 
 def test_shares_of_a_sweep_are_joined_without_a_training(
-    asked: Path, run: Run, tmp_path: Path
+    asked: Path, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data_root = without(tmp_path / "whole", "06_models", "07_model_output", "ablation", of=asked)
     (data_root / "06_models/trained").mkdir(parents=True)
@@ -238,7 +249,10 @@ def test_shares_of_a_sweep_are_joined_without_a_training(
     with pytest.raises(Exception, match=r"cells were trained, and these parameters give \d+, or"):
         run(part, pipeline="ablation", tags=["evaluation"], **ASKED)
     before = kept(data_root)
+    caplog.set_level(logging.INFO, "nocturnal_kedro")
+    caplog.clear()
     run(data_root, pipeline="ablation", tags=AFTER_DATA, **ASKED)
+    require_nothing_trained(data_root, caplog.messages)
     now = kept(data_root)
     assert {name for name in now if name.startswith("06")} == set(before)
     assert before.items() < now.items()
