@@ -279,7 +279,7 @@ def score(cell: Cell, forecasts: pd.DataFrame, spread: Spread, corpus: Corpus) -
 
 
 def share_of(cells: list[Cell], share: str) -> list[Cell]:
-    """Every n-th cell from the k-th on, of a share "k/n"; all of them of "1/1".
+    """The k-th of n parts of the cells, of a share "k/n": no cell is in two; all of "1/1".
 
     Raises `InputError` where it is no such share.
     """
@@ -287,7 +287,9 @@ def share_of(cells: list[Cell], share: str) -> list[Cell]:
     if len(words) == 2 and all(word.isdecimal() for word in words):
         first, parts = map(int, words)
         if 1 <= first <= parts:
-            return cells[first - 1 :: parts]
+            # Cells stand in order of what they cost: each part is to have some of each.
+            dealt = np.random.default_rng(0).permutation(len(cells))[first - 1 :: parts]
+            return [cells[place] for place in np.sort(dealt)]
     raise InputError(
         f"'share' is {share!r}; it is K/N for the K-th of N parts of the cells, such as 1/4 to 4/4."
     )

@@ -32,7 +32,7 @@ class Unfinished:
         if others:
             logger.info(
                 "'%s' holds %d trainings or searches with other settings; %s of each tells them; "
-                "delete what is not needed",
+                "those that no run is at may be deleted",
                 self.root,
                 len(others),
                 TRAINING,
