@@ -320,6 +320,9 @@ def test_a_persons_earlier_days_are_accepted_up_to_the_first_that_is_tested_on(
     require_apart(artifact, replace(whole, corpus=alone, splits=own))
     tested = own["split"] == "temporal"
     begins = own.loc[tested, "start"].iloc[0]
+    first = own["start"].min()  # days before it, and up to it, are apart as well
+    before = own[tested].assign(start=first - pd.Timedelta(days=3), end=first)
+    require_apart(artifact, replace(whole, corpus=alone, splits=before))
     a_day_sooner = own.assign(start=own["start"].mask(tested, begins - pd.Timedelta(days=1)))
     with pytest.raises(InputError, match=f"days of 1 people that are tested on now, {person}"):
         require_apart(artifact, replace(whole, corpus=alone, splits=a_day_sooner))
