@@ -270,9 +270,9 @@ def test_parts_of_a_sweep_train_once_what_they_have_in_common_also_where_they_ar
     varied = {"questions": "days sampling", "day_shares": "0.5"}
     given = parameters(training=TRAINING | {"epochs": 5}, ablation=varied)
     ablation = Shared(login, tmp_path, "ablation", given, MODELS="ttm", SEEDS="1", JOBS="3")
-    # The second part's model of all days is the third's of readings every 5 minutes.
-    wait_until(lambda: any("waits for that training" in ablation.log(part) for part in (2, 3)))
-    waits, trains = (2, 3) if "waits for" in ablation.log(2) else (3, 2)
+    # The first part's model of all days is the third's of readings every 5 minutes.
+    wait_until(lambda: any("waits for that training" in ablation.log(part) for part in (1, 3)))
+    waits, trains = (1, 3) if "waits for" in ablation.log(1) else (3, 1)
     for part in (trains, waits):
         login("scancel", "--signal=USR1", "--batch", f"{ablation.array}_{part}")
     log, kept = ablation.wait()
