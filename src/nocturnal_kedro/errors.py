@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
 
 
+class NoOriginsError(InputError):
+    """Not one origin to test on is eligible; the message says why."""
+
+
 class DivergedError(InputError):
     """A loss is no longer finite; the message says whose, and what may help."""
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from nocturnal_kedro.series.splits import DAY
 from nocturnal_kedro.sweeps import plan_cells
 from nocturnal_kedro.sweeps.personalization import derive
-from nocturnal_kedro.training.cells import Cell, Grounds
+from nocturnal_kedro.training.cells import Cell, Grounds, vary
 from tests.sweeps.invented import nights_tested, people_in
 
 OPTIONS = {"days": (3, 6), "test_days": 4, "validation_days": 3, "folds": 2}
@@ -138,4 +140,46 @@ def test_what_is_served_is_chosen_by_validation_alone() -> None:
     assert test.to_dict() == {
         (7, "p"): 900, (7, "q"): 510, (7, "r"): 130, (9, "p"): 501, (9, "q"): 511, (9, "r"): 521,
     }  # fmt: skip
-    assert len(served) == len(given[given["cell"] == "full, 3 days"])
+    # Chosen by its validation nights, it is in no table that ranks by them.
+    adapted = (given["cell"] == "full, 3 days") & (given["split"] == "patient")
+    assert len(served) == adapted.sum()
+
+
+def test_every_manner_is_what_it_says_whatever_the_population_is_told(grounds: Grounds) -> None:
+    """An option of LoRA would make all of them LoRA."""
+    told = {"strategy": "fine_tune", "weights": "w", "lora": {"rank": 8}, "learning_rate": 0.01}
+    cells = plan_cells("personalization", replace(grounds, models={"ttm": told}), OPTIONS)
+    given = {cell.question: cell.given for cell in cells if cell.against}
+    assert given == {
+        "full": {"strategy": "fine_tune", "weights": "w"},
+        "head": {"strategy": "fine_tune", "weights": "w", "layers": "head"},
+        "lora": {"strategy": "fine_tune", "weights": "w", "lora": {"rank": 4, "alpha": 8}},
+    }
+    [start] = {id(cell.start): cell.start.given for cell in cells if cell.start and cell.seed == 3
+               and cell.start.data is cells[-1].start.data}.values()  # fmt: skip
+    assert start == told
+    faster = plan_cells("personalization", grounds, OPTIONS | {"learning_rate": 0.02})
+    assert {cell.given["learning_rate"] for cell in faster if cell.against} == {0.02}
+
+
+def test_a_model_without_a_head_goes_without_that_manner(grounds: Grounds) -> None:
+    models = {"chronos_t5": {"preset": "tiny"}}
+    cells = plan_cells("personalization", replace(grounds, models=models), OPTIONS)
+    assert {cell.question for cell in cells} == {"baselines", "full", "lora"}
+
+
+def test_bedtimes_of_others_leave_nobody_out(grounds: Grounds) -> None:
+    task = grounds.data.task.model_copy(
+        update={"anchor": "bedtime", "bedtimes": {"a": "22:30", "b": "23:00", "c/p1": "22:00"}}
+    )
+    asked = replace(grounds, data=vary(grounds.data, task=task))
+    cells = plan_cells("personalization", asked, OPTIONS | {"manners": "full"})
+    people = {person_of(cell) for cell in cells}
+    assert people >= {name for name in grounds.people if name[0] in "ab"} - {"a/p1"}
+    clocks = {
+        (person_of(cell)[0], clock)
+        for cell in cells
+        for clock in cell.on_test.origins["origin"].dt.strftime("%H:%M")
+    }
+    assert {clock for source, clock in clocks if source == "a"} == {"22:30"}
+    assert {clock for source, clock in clocks if source == "b"} == {"23:00"}

@@ -113,8 +113,9 @@ def test_forecasts_are_kept_and_found_byte_for_byte(
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(written)), first, check_exact=True)
 
     shorter = keep_days(start.data.splits, 0.5)
+    other_start = replace(start, training=start.training.with_seed(4))
     changed: list[tuple[str, Callable[[], Cell]]] = [
-        ("bands", lambda: replace(start, bands="start")),
+        ("bands", lambda: replace(start, bands="start", start=other_start)),
         ("data", lambda: replace(start, tested=vary(start.data, splits=shorter))),
         ("readings", lambda: replace(
             start, tested=vary(start.data, corpus=read_every_15_minutes(whole.corpus))
@@ -200,7 +201,22 @@ def test_what_was_trained_is_scored_and_nothing_else(
     assert set(of_tuned["number"]) == {14}
     assert set(of_tuned["seed"]) == {3}
     assert set(of_tuned["against"]) == {"b"}
-    for others in (cells[:2], cells[::-1], [replace(thin, name="other"), start, tuned]):
+    longer = tuned.training.model_copy(update={"epochs": 9})
+    changed = [
+        replace(thin, name="other"),
+        replace(thin, bands="start"),
+        replace(start, given=start.given | {"learning_rate": 0.1}),
+        replace(tuned, training=longer),
+        replace(tuned, start=replace(start, training=longer)),
+    ]
+    swapped = [
+        [
+            one if one.name == cell.name or (one.name == "other" and cell is thin) else cell
+            for cell in cells
+        ]
+        for one in changed
+    ]
+    for others in (cells[:2], cells[::-1], *swapped):
         with pytest.raises(InputError, match=rf"3 cells were trained, and .* give {len(others)}"):
             bench.score_all(others, made, whole.corpus)
     thinner = replace(start, data=vary(start.data, splits=keep_days(start.data.splits, 0.5)))

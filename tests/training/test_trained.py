@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,7 +147,7 @@ ALL = {"ttm", "chronos2", "climatology"}
 
 
 @pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A copy of the package, which keys are made of; code runs from where it is."""
     there = shutil.copytree(PACKAGE, tmp_path / "package")
     find = importlib.util.find_spec
@@ -158,9 +157,7 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         "find_spec",
         lambda name, *more: spec if name == "nocturnal_kedro" else find(name, *more),
     )
-    keeping._code_of.cache_clear()
-    yield there
-    keeping._code_of.cache_clear()
+    return there
 
 
 @pytest.mark.parametrize(
@@ -178,9 +175,11 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         ("report/page.py", set()),
     ],
 )
-def test_other_code_makes_another_training(file: str, others: set[str], package: Path) -> None:
+def test_other_code_makes_another_training(
+    file: str, others: set[str], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def keys() -> dict[str, str]:
-        keeping._code_of.cache_clear()
+        monkeypatch.setattr(keeping, "AT_START", keeping._hashes())  # of a run that begins now
         kinds = {"ttm": "model", "chronos2": "model", "climatology": "baseline"}
         return {name: key_of(kind, name, {"seed": 7}) for name, kind in kinds.items()}
 
@@ -190,6 +189,21 @@ def test_other_code_makes_another_training(file: str, others: set[str], package:
         code.write("# another line\n")
     after = keys()
     assert {name for name in before if after[name] != before[name]} == others
+
+
+def test_what_was_made_by_code_that_is_edited_meanwhile_is_not_kept(
+    package: Path, data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(keeping, "AT_START", keeping._hashes())
+    before = key_of("baseline", "last_value", {})
+    trained = Trained(tmp_path)
+    with (package / "training" / "loop.py").open("a") as code:
+        code.write("# another line\n")
+    assert key_of("baseline", "last_value", {}) == before  # the run is made by what it imported
+    artifact = fit_baseline("last_value", {}, data, Training(), trained)
+    assert trained.find(artifact.record["key"]) is None
+    assert "the project's code was changed since this run began" in caplog.text
 
 
 @pytest.mark.parametrize(("library", "other"), [("torch", True), ("numpy", True), ("kedro", False)])

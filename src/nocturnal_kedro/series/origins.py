@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
-from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.errors import InputError, NoOriginsError, require_known
 from nocturnal_kedro.series.corpus import CHANNELS, Corpus
 from nocturnal_kedro.series.schema import (
     SLOT,
@@ -128,13 +128,13 @@ def build_origins(
     )
     tally["source"] = counts["source"]
     if nights.empty:
-        raise InputError(
+        raise NoOriginsError(
             f"no {task.asked} are in the data: bedtimes and meals are found by the insulin and "
             f"carbs on record. Choose another task.anchor, or give clock times in task.bedtimes."
         )
     if not kept["split"].isin(TEST_SPLITS).any():
         reasons = nights["reason"].value_counts()
-        raise InputError(
+        raise NoOriginsError(
             f"no eligible {task.unit} to test on among {len(nights)} {task.asked}: "
             + "; ".join(
                 f"{count} {reason or 'kept for training'}" for reason, count in reasons.items()

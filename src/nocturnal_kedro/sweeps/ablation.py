@@ -12,7 +12,6 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from nocturnal_kedro import plugins
-from nocturnal_kedro.errors import require_known
 from nocturnal_kedro.figures import Section
 from nocturnal_kedro.series.corpus import CHANNELS
 from nocturnal_kedro.series.covariates import CLOCK
@@ -32,7 +31,7 @@ from nocturnal_kedro.series.variations import (
     read_every_15_minutes,
     trained_people,
 )
-from nocturnal_kedro.sweeps import Tables
+from nocturnal_kedro.sweeps import Tables, one_of
 
 if TYPE_CHECKING:
     from nocturnal_kedro.training.cells import Cell, Grounds
@@ -62,7 +61,9 @@ KNOWN = "insulin known"  # the group of nights where it is on record at the orig
 class Options(BaseModel, extra="forbid", frozen=True):
     """What is varied; shares are of the days and people that there are to train on."""
 
-    questions: Words = get_args(Question)
+    questions: Annotated[Words, one_of("question of the ablation", get_args(Question))] = get_args(
+        Question
+    )
     context_steps: Numbers[Annotated[int, Field(ge=STEPS_PER_DAY)]] = (288, 512, 1024)
     day_shares: Numbers[Share] = (0.1, 0.25, 0.5, 1.0)
     people_shares: Numbers[Share] = (0.25, 0.5, 1.0)
@@ -82,8 +83,6 @@ def plan(grounds: Grounds, options: Options) -> list[Cell]:
     """Every variant of every question, for every model and seed; and the baselines."""
     from nocturnal_kedro.training.cells import Cell
 
-    for question in options.questions:
-        require_known("question of the ablation", question, get_args(Question))
     shared = {
         question: make(grounds, options)
         for question, make in SHARED.items()
@@ -251,5 +250,5 @@ SHARED: dict[str, Callable[[Grounds, Options], list[Variant]]] = {
 CURVES = {
     "context": ("How far back it looks", "hours of context"),
     "days": ("How many days it has learnt from", "share of everybody's training days, in percent"),
-    "people": ("How many people it has learnt from", "people"),
+    "people": ("How many people it has learnt from", "people, drawn once for all seeds"),
 }

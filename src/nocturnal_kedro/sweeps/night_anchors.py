@@ -1,4 +1,4 @@
-"""The same night forecast from midnight, from bedtime, and from every hour of it."""
+"""The night forecast from midnight, from bedtime, and from every hour of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from nocturnal_kedro.errors import validated
 from nocturnal_kedro.figures import Section
+from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON
 from nocturnal_kedro.series.schema import TEST_SPLITS
 from nocturnal_kedro.sweeps import Tables
 
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from nocturnal_kedro.series.origins import Task
     from nocturnal_kedro.training.cells import Cell, Grounds
 
-TITLE = "From when is the night forecast?"
+TITLE = "How much depends on when the night is forecast?"
 METHOD = (
     "One model, trained on windows from all over the evening and the night, is asked from "
-    "midnight, from bedtime and from every hour. All are judged by the same readings, those from "
-    "midnight to 06:00: a later origin has less of the night left, and has seen more of it."
+    "midnight, from bedtime and from every hour. Judged are the readings between midnight and "
+    "06:00 that come after the origin and within its horizon: a later origin has less of the night "
+    "left, and has seen more of it. Midnight, bedtime and every hour are shown for the same "
+    "nights, which have both a midnight and a bedtime; single hours for all that have them."
 )
 NIGHT_HOURS = (0, 6)  # that are judged, whatever the origin
+NOON = pd.Timedelta(hours=12)  # a night is from noon to noon
+FROM = {"midnight": "from midnight", "bedtime": "from bedtime", "sliding": "from every hour"}
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
@@ -42,7 +47,7 @@ def plan(grounds: Grounds, options: Options) -> list[Cell]:
     by_anchor = {anchor: vary(grounds.data, task=task) for anchor, task in tasks.items()}
     learnt = by_anchor["sliding"]
     every = pd.concat([data.origins for data in by_anchor.values()])
-    every = every.drop_duplicates().sort_values(["source", "subject", "origin"], ignore_index=True)
+    every = every.drop_duplicates().sort_values(NIGHT, ignore_index=True)
     tested = replace(learnt, origins=every)
     shared = replace(grounds, data=learnt)
     return [
@@ -58,30 +63,52 @@ def plan(grounds: Grounds, options: Options) -> list[Cell]:
 
 
 def groups(grounds: Grounds, options: Options) -> pd.DataFrame:
-    """The test nights from each anchor; one may be from two."""
+    """Test origins by anchor, of the nights that have a midnight and a bedtime; and by hour."""
     from nocturnal_kedro.training.cells import vary
 
-    tables = []
+    by_anchor = {}
     for anchor, task in _tasks(grounds.data.task, options).items():
         origins = vary(grounds.data, task=task).origins
-        tested = origins[origins["split"].isin(TEST_SPLITS)]
-        tables.append(tested[["source", "subject", "origin"]].assign(group=f"from {anchor}"))
-    return pd.concat(tables, ignore_index=True)
+        tested = origins[origins["split"].isin(TEST_SPLITS)][NIGHT]
+        by_anchor[anchor] = tested.assign(night=(tested["origin"] - NOON).dt.floor("D"))
+    night = [*PERSON, "night"]
+    both = by_anchor["midnight"][night].merge(by_anchor["bedtime"][night].drop_duplicates())
+    same = [own.merge(both).assign(group=FROM[anchor]) for anchor, own in by_anchor.items()]
+    sliding = by_anchor["sliding"].sort_values("night")
+    clock = sliding["origin"].dt
+    hourly = sliding[clock.minute == 0].assign(group=clock.strftime("from %H:%M"))
+    # In the order of the evening and the night.
+    hourly = hourly.sort_values("origin", key=lambda origin: (origin - NOON).dt.hour)
+    return pd.concat([*same, hourly], ignore_index=True)[["group", *NIGHT]]
 
 
 def sections(tables: Tables) -> list[Section]:
-    """Anchors side by side."""
+    """Anchors side by side, and hours."""
     from nocturnal_kedro.figures.sweeps import matrix
 
     table = tables.summary
-    return [
-        Section(
-            "Anchors side by side",
-            "RMSE of the readings from midnight to 06:00, by what the forecast was made from, with "
-            "95 % intervals over people.",
-            matrix(table, [group for group in table["group"].unique() if group != "all"]),
+    there = list(table["group"].unique())
+    judged = "RMSE of the readings between midnight and 06:00 that come after the origin"
+    anchors = [group for group in FROM.values() if group in there]
+    hours = [group for group in there if group not in ("all", *FROM.values())]
+    found = []
+    if anchors:
+        found.append(
+            Section(
+                "Anchors side by side",
+                f"{judged}, on the same nights; intervals are 95 % over people and seeds.",
+                matrix(table, anchors),
+            )
         )
-    ]
+    if hours:
+        found.append(
+            Section(
+                "Hour by hour",
+                f"{judged}, of all nights that have an origin then; intervals as above.",
+                matrix(table, hours),
+            )
+        )
+    return found
 
 
 def _tasks(task: Task, options: Options) -> dict[str, Task]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field
 
-from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro import plugins
+from nocturnal_kedro.errors import InputError, NoOriginsError
 from nocturnal_kedro.figures import Section
 from nocturnal_kedro.metrics.forecasts import PERSON
 from nocturnal_kedro.metrics.scores import pool
@@ -19,7 +20,7 @@ from nocturnal_kedro.metrics.sweeps import BASELINES
 from nocturnal_kedro.series.schema import Numbers, Words
 from nocturnal_kedro.series.splits import DAY, recut_splits
 from nocturnal_kedro.series.variations import only
-from nocturnal_kedro.sweeps import NO_GROUPS, Tables
+from nocturnal_kedro.sweeps import NO_GROUPS, Tables, one_of, tuned_from
 
 if TYPE_CHECKING:
     from nocturnal_kedro.training.cells import Cell, Grounds
@@ -43,15 +44,16 @@ ADAPTED: dict[str, dict[str, Any]] = {
     "head": {"layers": "head"},
     "lora": {"lora": {"rank": 4, "alpha": 8}},
 }
-# Options of fresh weights, which what starts from fitted ones does not take.
-STARTS_FRESH = ("preset", "network", "covariates", "learning_rate", "revision")
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
     """On how many days, how, and who is held out."""
 
-    days: Numbers[int] = Field(default=(3, 7, 14, 30), min_length=1)  # 0 is always there
-    manners: Words = get_args(Manner)
+    # 0 is always there
+    days: Numbers[Annotated[int, Field(ge=1)]] = Field(default=(3, 7, 14, 30), min_length=1)
+    manners: Annotated[Words, one_of("manner of personalization", get_args(Manner))] = get_args(
+        Manner
+    )
     test_days: int = Field(default=14, ge=2)  # the last ones
     validation_days: int = Field(default=7, ge=2)  # those before them
     # 1: the people of the split `patient`. More: everybody, each in one of so many groups that are
@@ -59,13 +61,13 @@ class Options(BaseModel, extra="forbid", frozen=True):
     folds: int = Field(default=1, ge=1)
     epochs: int = Field(default=10, ge=1)  # of an adaptation, with the patience of `training`
     steps_per_epoch: int = Field(default=10, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)  # of it; the model's usual where None
 
 
 def plan(grounds: Grounds, options: Options) -> list[Cell]:
     """Of every person held out the population's model, each adaptation of it, and the baselines."""
-    for manner in options.manners:
-        require_known("manner of personalization", manner, get_args(Manner))
-    folds = [(data, _people_of(data, options)) for data in _folds(grounds, options)]
+    hours = grounds.training.anchor_hours
+    folds = [(data, _people_of(data, options, hours)) for data in _folds(grounds, options)]
     if not any(people for _, people in folds):
         raise InputError(
             f"personalization: nobody who is held out has {min(options.days)} days to adapt on, "
@@ -104,6 +106,8 @@ def derive(night_scores: pd.DataFrame) -> pd.DataFrame:
         better = change.index[change <= 0]
         taken, left = _of_people(own, better), _of_people(before, change.index[change > 0])
         served = pd.concat([taken, left.assign(number=own["number"].iloc[0])])
+        # Chosen by its validation nights, it is not to be ranked by them.
+        served = served[served["split"] != "validation"]
         tables.append(
             served.assign(
                 question=f"{question}{SERVED}", cell=f"{cell}{SERVED}", against=POPULATION
@@ -168,14 +172,21 @@ def _folds(grounds: Grounds, options: Options) -> list[Data]:
     ]
 
 
-def _people_of(data: Data, options: Options) -> dict[str, dict[int, Data]]:
-    """Of each person held out, and each number of days there is room for, the person's own data."""
+def _people_of(data: Data, options: Options, hours: float | None) -> dict[str, dict[int, Data]]:
+    """Of each person held out, and each number of days there is room for, the person's own data.
+
+    `hours` around the anchor are what training windows are taken from.
+    """
     held_out = data.splits[data.splits["split"] == "patient"]
     found: dict[str, dict[int, Data]] = {}
     for person in held_out.itertuples():
         name = f"{person.source}/{person.subject}"
         by_days = {days: _own_data(data, person, days, options) for days in sorted(options.days)}
-        possible = {days: own for days, own in by_days.items() if own is not None}
+        possible = {
+            days: own
+            for days, own in by_days.items()
+            if own and len(own.night_rows("validation")) and len(own.rows_around_anchor(hours))
+        }
         if possible:
             found[name] = possible
         else:
@@ -185,6 +196,8 @@ def _people_of(data: Data, options: Options) -> dict[str, dict[int, Data]]:
 
 def _own_data(data: Data, person: Any, days: int, options: Options) -> Data | None:
     """The person's first days to learn from, the last to test on; None where there are too few."""
+    from nocturnal_kedro.training.cells import vary
+
     test = person.end - options.test_days * DAY
     validation = test - options.validation_days * DAY
     adapted = person.start + days * DAY
@@ -201,15 +214,14 @@ def _own_data(data: Data, person: Any, days: int, options: Options) -> Data | No
     ).query("start < end", engine="python")
     splits.insert(0, "source", person.source)
     splits.insert(1, "subject", person.subject)
-    corpus = only(data.corpus, [f"{person.source}/{person.subject}"])
-    from nocturnal_kedro.training.cells import vary
-
+    name = f"{person.source}/{person.subject}"
+    own = {n: clock for n, clock in data.task.bedtimes.items() if n in (name, person.source)}
+    task = data.task.model_copy(update={"bedtimes": own})
+    corpus = only(data.corpus, [name])
     try:
-        own = vary(data, corpus=corpus, splits=splits.reset_index(drop=True))
-    except InputError:  # not one test night is eligible
+        return vary(data, corpus=corpus, splits=splits.reset_index(drop=True), task=task)
+    except NoOriginsError:
         return None
-    enough = len(own.night_rows("validation")) and len(own.rows_around_anchor(None))
-    return own if enough else None
 
 
 def _adaptations(
@@ -223,8 +235,12 @@ def _adaptations(
         shorter = training.model_copy(
             update={"epochs": options.epochs, "steps_per_epoch": options.steps_per_epoch}
         )
-        tuned = {name: value for name, value in given.items() if name not in STARTS_FRESH}
+        tuned = tuned_from(given, options.learning_rate, "lora", "layers")
+        known: Any = plugins.options("model", model, given)
         for manner in options.manners:
+            if manner == "head" and not known.head:
+                logger.info("personalization: %s has no head apart from its network", model)
+                continue
             for by_days in people.values():
                 adapted = partial(alone, manner, training=shorter, start=population, bands="start")
                 first = next(iter(by_days.values()))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pandas as pd
 from pydantic import BaseModel, Field
 
-from nocturnal_kedro.errors import InputError, require_known
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.figures import Section
 from nocturnal_kedro.metrics.sweeps import OWN_GROUP
 from nocturnal_kedro.series.schema import STEP_MINUTES, TEST_SPLITS, Words
 from nocturnal_kedro.series.variations import learn_from, most_days
-from nocturnal_kedro.sweeps import Tables
+from nocturnal_kedro.sweeps import Tables, one_of, tuned_from
 
 if TYPE_CHECKING:
     from nocturnal_kedro.training.cells import Cell, Grounds
@@ -27,23 +27,20 @@ METHOD = (
     "no other. Groups are sources, and sensors that read every 5 or every 15 minutes."
 )
 Shot = Literal["zero-shot", "few-shot", "full"]
-# Options of fresh weights, which what starts from fitted ones does not take.
-STARTS_FRESH = ("preset", "network", "covariates", "learning_rate", "revision")
 
 
 class Options(BaseModel, extra="forbid", frozen=True):
     """How much of the group that is tested on a model may learn from."""
 
-    shots: Words = get_args(Shot)
-    few_days: int = Field(default=7, ge=1)  # of each person, the last ones
+    shots: Annotated[Words, one_of("shot of transfer_learning", get_args(Shot))] = get_args(Shot)
+    few_days: int = Field(default=7, ge=2)  # of each person, the last ones
+    learning_rate: float | None = Field(default=None, gt=0)  # of tuning; the usual one where None
 
 
 def plan(grounds: Grounds, options: Options) -> list[Cell]:
     """Every group to itself and to every other, and all sources but one to that one."""
     from nocturnal_kedro.training.cells import Cell, vary
 
-    for shot in options.shots:
-        require_known("shot of transfer_learning", shot, get_args(Shot))
     members, splits = _members(grounds), grounds.data.splits
     learnt = _learnt(members, grounds)
 
@@ -63,7 +60,7 @@ def plan(grounds: Grounds, options: Options) -> list[Cell]:
             for group in learnt
         }
         cells += starts.values()
-        tuned = partial(alone, given={n: v for n, v in given.items() if n not in STARTS_FRESH})
+        tuned = partial(alone, given=tuned_from(given, options.learning_rate))
         for target, people in members.items():
             to_target: dict[str, Any] = {"against": target, "tested_people": people}
             if "few-shot" in options.shots:
@@ -103,7 +100,7 @@ def sections(tables: Tables) -> list[Section]:
         Section(
             "Trained on, tested on",
             "RMSE on the test nights of each group (columns) of a model trained on the people of "
-            "each (rows), with 95 % intervals over people.",
+            "each (rows), with 95 % intervals over people and seeds.",
             matrix(table[table["question"] == "zero-shot"], groups),
         )
     ]

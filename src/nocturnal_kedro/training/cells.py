@@ -6,6 +6,7 @@ What cells have in common is made once: the corpus, and any training that two of
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from nocturnal_kedro.training.trained import key_of
 
 logger = logging.getLogger(__name__)
 
+KEYS = ("key", "start")  # of the artifacts that were made: see `Bench.train_all`
 NEVER_LOW_MG_DL = 1e4  # in place of the quantiles of steps that are left out
 Forecasted = MutableMapping[str, bytes]  # forecasts as Parquet, by model and origins
 
@@ -87,6 +89,10 @@ class Cell:
             "seed": self.seed,
             "learns_from": self.data.fingerprint(),
             "tested_on": self.on_test.fingerprint(),
+            "options": json.loads(json.dumps(self.given)),  # as they come back from a file
+            "training": self.training.model_dump(mode="json"),
+            "starts_from": self.start and self.start.identity,
+            "bands": self.bands,
         }
 
     def __str__(self) -> str:
@@ -168,11 +174,14 @@ class Bench:
         self._starts: dict[int, Artifact] = {}
 
     def train_all(self, cells: list[Cell]) -> list[dict[str, Any]]:
-        """Train what is not kept yet; returns what each cell is, and the key of its artifact."""
+        """Train what is not kept yet; returns what each cell is, and the keys of its artifact and,
+        where it starts from another, of that.
+        """
         made = []
         for place, cell in enumerate(cells, 1):
             logger.info("training cell %d of %d: %s", place, len(cells), cell)
-            made.append(cell.identity | {"key": self.train(cell).record["key"]})
+            start = self._start(cell.start).record["key"] if cell.start else None
+            made.append(cell.identity | {"key": self.train(cell).record["key"], "start": start})
         return made
 
     def score_all(
@@ -182,9 +191,8 @@ class Bench:
 
         Raises `InputError` where other cells were trained, or an artifact is not there any more.
         """
-        if [{n: v for n, v in of_it.items() if n != "key"} for of_it in made] != [
-            cell.identity for cell in cells
-        ]:
+        trained = [{n: v for n, v in of_it.items() if n not in KEYS} for of_it in made]
+        if trained != [cell.identity for cell in cells]:
             raise InputError(
                 f"{len(made)} cells were trained, and these parameters give {len(cells)}, or "
                 f"others. Run training again, whole, with the same --params."
@@ -192,12 +200,10 @@ class Bench:
         tables = []
         for place, (cell, of_it) in enumerate(zip(cells, made, strict=True), 1):
             logger.info("scoring cell %d of %d: %s", place, len(cells), cell)
-            artifact = self._trained.find(of_it["key"])
-            if artifact is None:
-                raise InputError(
-                    f"the model of {cell} is not in '{self._trained.root}' any more. Run training "
-                    f"again."
-                )
+            artifact = self._kept(cell, of_it["key"])
+            if cell.start:
+                start = self._kept(cell, of_it["start"])
+                self._starts[id(cell.start)] = replace(start, state={})  # its bands are asked for
             spread = self._spread(cell, artifact)
             tables.append(score(cell, self.forecast(cell, artifact), spread, corpus))
         return pd.concat(tables, ignore_index=True)
@@ -225,16 +231,26 @@ class Bench:
         data = cell.on_test
         require_apart(artifact, data)
         asked = {"trained": artifact.record["key"], "data": data.fingerprint()}
-        asked |= {"task": data.task.model_dump(), "bands": cell.bands}
+        bands = self._start(cell.start) if cell.bands == "start" and cell.start else artifact
+        asked |= {"task": data.task.model_dump(), "bands": bands.record["key"]}
         key = key_of(artifact.kind, artifact.name, asked)
         if key in self.forecasted:
             return pd.read_parquet(io.BytesIO(self.forecasted[key]))
-        artifact = replace(artifact, spread=self._spread(cell, artifact))
+        artifact = replace(artifact, spread=bands.spread)
         frame, _ = forecast_origins(artifact, data, self.hardware.device)
         written = io.BytesIO()
         frame.to_parquet(written, index=False)
         self.forecasted[key] = written.getvalue()
         return frame
+
+    def _kept(self, cell: Cell, key: str) -> Artifact:
+        artifact = self._trained.find(key)
+        if artifact is None:
+            raise InputError(
+                f"the model of {cell} is not in '{self._trained.root}' any more. Run training "
+                f"again."
+            )
+        return artifact
 
     def _spread(self, cell: Cell, artifact: Artifact) -> Spread:
         if cell.bands == "start" and cell.start:

@@ -18,7 +18,7 @@ from nocturnal_kedro.series.origins import (
     require_frozen,
 )
 from nocturnal_kedro.series.scaler import Scaler
-from nocturnal_kedro.series.schema import LOW_MG_DL, STEPS_PER_HOUR, TEST_SPLITS
+from nocturnal_kedro.series.schema import LOW_MG_DL, STEPS_PER_HOUR
 from nocturnal_kedro.series.windows import Channels, WindowGatherer
 from nocturnal_kedro.training.device import TORCH_NAME, require_device
 from nocturnal_kedro.training.options import Training
@@ -103,10 +103,6 @@ class Data:
     def trained_people(self) -> tuple[str, ...]:
         """'source/subject' of everybody with a training segment."""
         return _names(self.splits[self.splits["split"] == "train"])
-
-    def tested_people(self) -> tuple[str, ...]:
-        """'source/subject' of everybody with an origin that is tested on."""
-        return _names(self.origins[self.origins["split"].isin(TEST_SPLITS)])
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from nocturnal_kedro.metrics.calibration import Spread, fit_spread
 from nocturnal_kedro.models import ModelOptions
 from nocturnal_kedro.series.scaler import fit_scaler
 from nocturnal_kedro.series.schema import TEST_SPLITS
+from nocturnal_kedro.series.variations import LEARNT_FROM
 from nocturnal_kedro.training.artifact import Artifact
 from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.device import device_name, settle
@@ -93,7 +94,8 @@ def fit_model(
         learnt, checkpoints = Learnt.nothing(), None
         if options.strategy != "zero_shot":
             if kept.unfinished:
-                checkpoints = kept.unfinished.folder_of(what)
+                # Of the same code, too: what another began is not gone on with.
+                checkpoints = kept.unfinished.folder_of(what | {"key": key})
                 alone.enter_context(only_one(checkpoints))
                 if found := _find(key, name, kept.trained):  # another process kept it just now
                     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -105,7 +107,7 @@ def fit_model(
         state = _to_keep(start)
         answer, target_NH = answer_of_module(module, data.corpus, gatherer, validation_rows)
         learnt_from = set(data.trained_people()) if learnt.state else set()
-        spans = _learnt_from(data) if learnt.state else []
+        spans = _learnt_from(data, LEARNT_FROM if learnt.state else LEARNT_FROM[1:])
         artifact = Artifact(
             name=name,
             kind="model",
@@ -305,9 +307,9 @@ def _to_keep(start: Start) -> dict[str, np.ndarray]:
     return {name: state[name].detach().cpu().numpy() for name in sorted(names)}
 
 
-def _learnt_from(data: Data) -> list[dict[str, str]]:
-    """Whose readings a model learns from, or is chosen by, and from when to when (half open)."""
-    own = data.splits[data.splits["split"].isin(("train", "validation"))]
+def _learnt_from(data: Data, splits: tuple[str, ...] = LEARNT_FROM) -> list[dict[str, str]]:
+    """Whose readings a model learns from, or is set right by, and from when to when (half open)."""
+    own = data.splits[data.splits["split"].isin(splits)]
     return own[["source", "subject", "start", "end"]].astype(str).to_dict("records")
 
 

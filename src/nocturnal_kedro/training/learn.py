@@ -19,11 +19,11 @@ from nocturnal_kedro.training.data import Data
 from nocturnal_kedro.training.loop import (
     FORECAST,
     REPRESENTATION,
+    Best,
     Care,
     Lessons,
     Manner,
     Objective,
-    Trained,
     train,
 )
 from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
@@ -100,7 +100,7 @@ def learn(begun: Begun, care: Care) -> Learnt:
     validation_rows = data.night_rows("validation")
     manner = Manner(begun.training, rate, hardware, judge_start=options.strategy == "fine_tune")
 
-    def run(part: nn.Module, told: str, stage: str, objective: Objective) -> Trained:
+    def run(part: nn.Module, told: str, stage: str, objective: Objective) -> Best:
         sampler = data.sampler(rows, begun.training)
         lessons = Lessons(begun.gatherer, sampler, validation_rows, objective)
         kept = care.checkpoints and care.checkpoints.of_stage(stage)
@@ -153,7 +153,7 @@ def require_windows(name: str, what: str, rows: Any) -> None:
         )
 
 
-def _require_changed(name: str, before: State, trained: Trained, rate: float) -> None:
+def _require_changed(name: str, before: State, trained: Best, rate: float) -> None:
     if all(torch.equal(weight.cpu(), trained.state[n]) for n, weight in before.items()):
         raise InputError(
             f"model '{name}': {trained.best_epoch} epochs of training changed none of its "
@@ -162,7 +162,7 @@ def _require_changed(name: str, before: State, trained: Trained, rate: float) ->
         )
 
 
-def _warn_of_harm(name: str, trained: Trained, rate: float) -> None:
+def _warn_of_harm(name: str, trained: Best, rate: float) -> None:
     scores = trained.log.set_index("epoch")[FORECAST.score]
     if 0 in scores and scores.idxmin() == 0:
         logger.warning(

@@ -68,7 +68,7 @@ class Care:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Best:
     """The best weights seen on validation, and the way there."""
 
     state: State
@@ -77,7 +77,7 @@ class Trained:
     seconds: float
 
 
-def train(module: nn.Module, name: str, lessons: Lessons, manner: Manner, care: Care) -> Trained:
+def train(module: nn.Module, name: str, lessons: Lessons, manner: Manner, care: Care) -> Best:
     """Teach `module`; early stopping sees the validation rows alone.
 
     Epoch 0 is never the best. Every process of a training calls it; the first one's value counts.
@@ -175,7 +175,7 @@ def train(module: nn.Module, name: str, lessons: Lessons, manner: Manner, care: 
             if stopped and not progress.over:
                 raise StoppedError(_how_to_go_on(name, progress.step, total_steps, checkpoints))
     log = pd.DataFrame(progress.epochs)
-    return Trained(best_state, log, progress.best_epoch, progress.seconds)
+    return Best(best_state, log, progress.best_epoch, progress.seconds)
 
 
 def _start_ema(

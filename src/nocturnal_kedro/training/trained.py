@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import threading
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,19 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.training.artifact import (
     Artifact,
     load_artifact,
-    require_whole,
     save_artifact,
     sha256,
 )
 from nocturnal_kedro.versions import versions
 
+logger = logging.getLogger(__name__)
+
 # Rooms whose code a trained model follows from; the other models and baselines leave it alone.
-CODE = ("series", "training", "metrics/calibration.py", "models/__init__.py")
+CODE = ("series/", "training/", "metrics/calibration.py", "models/__init__.py")
+ROOMS = ("baselines", "metrics", "models", "series", "training")
 BESIDE = ("audit.py", "overlap.py", "quality.py", "cells.py", "space.py", "tuning.py")  # in them
-IRRELEVANT = ("nocturnal-kedro", "kedro", "pandas")  # the code itself stands beside the versions
+# The code itself stands beside the versions, and what these two do is held by tests.
+IRRELEVANT = ("nocturnal-kedro", "kedro", "pandas")
 
 
 class Trained:
@@ -53,6 +56,13 @@ class Trained:
 
     def keep(self, key: str, artifact: Artifact) -> None:
         """Write it whole; where another process or thread was faster, its artifact stands."""
+        if _hashes() != AT_START:
+            logger.warning(
+                "'%s' is not kept in '%s': the project's code was changed since this run began",
+                artifact.name,
+                self.root,
+            )
+            return
         own = f"{os.uname().nodename}.{os.getpid()}.{threading.get_ident()}"
         fresh = self.root / f"{key}.{own}"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -60,7 +70,8 @@ class Trained:
         try:
             fresh.rename(self.folder_of(key))
         except OSError:
-            require_whole(self.folder_of(key))
+            if self.find(key) is None:
+                raise
             shutil.rmtree(fresh)
 
 
@@ -75,17 +86,26 @@ def key_of(kind: str, name: str, what: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(followed, sort_keys=True).encode()).hexdigest()[:20]
 
 
-@cache
 def _code_of(kind: str, name: str) -> str:
+    """Hash of the code that a training of this model or baseline follows from."""
+    own = (f"{kind}s/{name}.py", f"{kind}s/_")
+    told = [
+        f"{file} {digest}"
+        for file, digest in AT_START.items()
+        if file.startswith((*CODE, *own)) and file.rsplit("/")[-1] not in BESIDE
+    ]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _hashes() -> dict[str, str]:
+    """SHA-256 of each file of the rooms that models are made in, by its place in the package."""
     package = importlib.util.find_spec("nocturnal_kedro")
     assert package is not None
     assert package.submodule_search_locations
     root = Path(package.submodule_search_locations[0])
-    own = root / f"{kind}s"
-    places = [root / place for place in CODE] + [own / f"{name}.py", *own.glob("_*.py")]
-    files = [
-        file for place in places for file in (place.glob("*.py") if place.is_dir() else [place])
-    ]
-    files = [file for file in files if file.name not in BESIDE]
-    told = sorted(f"{file.relative_to(root).as_posix()} {sha256(file)}" for file in set(files))
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    files = sorted(file for room in ROOMS for file in (root / room).rglob("*.py"))
+    return {file.relative_to(root).as_posix(): sha256(file) for file in files}
+
+
+# As it is imported: files that are edited while a run goes on are not what the run is made by.
+AT_START = _hashes()
