@@ -87,10 +87,11 @@ def test_lineage_has_no_loose_end(lineage: str) -> None:
     fed = {edge["target"] for edge in graph["edges"]}
     feeding = {edge["source"] for edge in graph["edges"]}
     nodes = [node for node in graph["nodes"] if node["type"] != "parameters"]
-    ends = {"answers", "readings", "run_record"}
+    ends = {"answers", "readings", "run_record", "trained"}
     ends |= {f"nocturnal_point.{model}.unfinished" for model in plugins.names("model")}
     assert {n["name"] for n in nodes if n["id"] not in fed} == ends
-    assert [n["name"] for n in nodes if n["id"] not in feeding] == ["nocturnal_point.report"]
+    last = {"nocturnal_point.report", "nocturnal_point.tables"}
+    assert {n["name"] for n in nodes if n["id"] not in feeding} == last
     data = [node for node in nodes if node["type"] == "data"]
     assert {n["name"] for n in data if n["layer"] is None} == set()
     layers = [
