@@ -106,7 +106,7 @@ def test_a_fitted_model_starts_another_run(
             board_of(first).loc[(split, "ttm"), "rmse_mg_dl"], abs=1e-9
         )
     others = {"simulated": {"subjects": 8, "days": 14, "seed": 99}}
-    with pytest.raises(Exception, match="people who are tested on now"):
+    with pytest.raises(Exception, match="people that are tested on now"):
         run(tmp_path / "b", models="ttm", model_options=given, source_options=others)
 
 
@@ -368,8 +368,14 @@ def test_threads_give_the_same_numbers(
         ({"source_options": {"simulated": {"dayz": 3}}}, r"options of source 'simulated': 'dayz'"),
         ({"source_options": {"simulated": {"subjects": 2}}}, "leave nobody to train on"),
         ({"source_options": {"simulated": {"subjects": 8, "days": 1}}}, "no eligible night"),
-        ({"pipeline": "training"}, r"'audit' is needed.*--pipelines=data_processing"),
-        ({"pipeline": "reporting"}, r"'audit' is needed.*--pipelines=data_processing"),
+        (
+            {"pipeline": "training"},
+            r"'audit' is needed.*--pipelines=nocturnal_point --tags=data_processing",
+        ),
+        (
+            {"pipeline": "reporting"},
+            r"'audit' is needed.*--pipelines=nocturnal_point --tags=data_processing",
+        ),
         (
             {"splits": {"hold_out": "simulated/sim-01"}},
             r"splits.hold_out.*Did you mean 'simulated/",

@@ -185,9 +185,12 @@ def test_a_sweeps_numbers_are_those_of_its_scores_by_night(sweep: Sweep) -> None
 def test_the_anchors_of_a_night_stand_side_by_side(sweep: Sweep) -> None:
     summary = sweep("night_anchors")[1].catalog.load("night_anchors.summary")
     nights = summary.query("model == 'ttm' and split == 'patient'").set_index("group")["nights"]
-    assert set(nights.index) == {"all", "from midnight", "from bedtime", "from sliding"}
-    assert nights["from sliding"] > nights["from midnight"] > 0
-    assert max(nights.drop("all")) <= nights["all"] <= nights.drop("all").sum()
+    anchors = ["from midnight", "from bedtime", "from every hour"]
+    assert list(nights.index)[:4] == ["all", *anchors]
+    assert all(group.startswith("from ") and group.endswith(":00") for group in nights.index[4:])
+    assert nights["from every hour"] > nights["from midnight"] == nights["from bedtime"] > 0
+    assert nights["from 00:00"] >= nights["from midnight"]  # not every night has a bedtime
+    assert max(nights.drop("all")) <= nights["all"]
 
 
 def test_the_command_line_asks_for_a_part(asked: Path) -> None:

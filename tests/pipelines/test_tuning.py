@@ -159,7 +159,7 @@ def kedro(*arguments: str) -> subprocess.CompletedProcess[str]:
         ({"tuning": {"spac": {}}}, r"parameter 'tuning': 'spac'.*Allowed: space, prune_after"),
         ({"tuning": {"space": {"network": {"dropou": [0.1]}}}}, "Did you mean 'network.dropout'"),
         ({"hardware": {"processes": 2}}, "each trial is trained by one"),
-        ({}, r"'audit' is needed.*--pipelines=data_processing"),
+        ({}, r"'audit' is needed.*--pipelines=nocturnal_point --tags=data_processing"),
     ],
 )
 def test_what_no_search_could_use_is_one_clear_error(

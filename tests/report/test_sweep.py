@@ -19,7 +19,7 @@ return [...document.querySelectorAll("body *")]
 """
 
 
-@pytest.fixture(scope="module", params=["ablation", "personalization", "transfer_learning"])
+@pytest.fixture(scope="module", params=["transfer_learning"])
 def page(request: pytest.FixtureRequest, sweep: Sweep, browser: Browser) -> Browser:
     [report] = sweep(request.param)[0].glob(f"08_reporting/{request.param}/report.html/*/*.html")
     browser.open(report.as_uri())
