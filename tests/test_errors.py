@@ -44,6 +44,7 @@ def test_every_plugin_offers_its_contract(kind: str) -> None:
         "source": ("TITLE", "Options", "find", "read"),
         "model": ("Options", "configure", "build"),
         "baseline": ("Options", "fit", "forecast"),
+        "sweep": ("TITLE", "METHOD", "Options", "plan", "groups", "sections"),
     }[kind]
     for name in plugins.names(kind):
         module = plugins.load(kind, name)
