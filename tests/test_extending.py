@@ -88,6 +88,7 @@ def passed(project: Path, *tests: str) -> int:
     return int(re.search(r"(\d+) passed", told)[1])
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_source_pass(project: Path) -> None:
     assert passed(project, "tests/sources/test_clinic.py") == 2
 

@@ -146,6 +146,7 @@ def test_a_part_that_fails_leaves_the_last_run_whole(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(dataset.load().series, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["NA", "None", "null", "007", "1e3", "a b", "é/x"])
 def test_any_name_is_a_persons_name(run: Run, tmp_path: Path, name: str) -> None:
     """Also through the tables: pandas would take some of them for a missing cell or a number."""

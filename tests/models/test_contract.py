@@ -30,7 +30,12 @@ from tests.conftest import SCALER
 MODELS = [name for name in plugins.names("model") if not plugins.is_service(name)]
 SHORT = Training(epochs=1, steps_per_epoch=3, batch_size=8)
 
-every_model = pytest.mark.parametrize("name", MODELS)
+# Those whose networks take seconds where the others take tenths.
+HEAVY = {"chronos_t5", "timellm"}
+every_model = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in MODELS],
+)
 
 
 def record(name: str) -> type[ModelOptions]:
@@ -359,6 +364,7 @@ def test_gradient_checkpointing_computes_again_or_is_refused(name: str, data: Da
 with_head = pytest.mark.parametrize("name", [name for name in MODELS if record(name).head])
 
 
+@pytest.mark.slow
 @with_head
 def test_the_head_alone_is_trained_and_saved(
     name: str, data: Data, folders: dict[str, Path], tmp_path: Path
