@@ -103,8 +103,8 @@ def _models(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in wanted if name not in baselines))
 
 
-def _seeds(given: object) -> tuple[int, ...]:
-    words = str(given).split() if isinstance(given, str | int) else list(given or ())  # type: ignore[call-overload]
+def _seeds(given: str | int | Sequence[int] | None) -> tuple[int, ...]:
+    words = str(given).split() if isinstance(given, str | int) else list(given or ())
     try:
         seeds = tuple(dict.fromkeys(int(word) for word in words))
     except (TypeError, ValueError) as error:

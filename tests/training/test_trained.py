@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -258,21 +259,14 @@ def test_where_another_was_faster_its_artifact_stands(copied: Path) -> None:
 def test_threads_that_keep_the_same_at_once_leave_one_whole(root: Path, tmp_path: Path) -> None:
     [folder] = (root / "trained").iterdir()
     artifact, kept = load_artifact(folder), Trained(tmp_path)
-    together, failed = threading.Barrier(4), []
+    together = threading.Barrier(4)
 
-    def keep() -> None:
+    def keep(_: int) -> None:
         together.wait()
-        try:
-            kept.keep("same", artifact)
-        except Exception as error:
-            failed.append(error)
+        kept.keep("same", artifact)
 
-    threads = [threading.Thread(target=keep) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(keep, range(4)))  # raises what any of them raised
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
     weights = "weights.safetensors"
     assert bytes_below(tmp_path / "same")[weights] == bytes_below(folder)[weights]

@@ -1,13 +1,15 @@
 """The few Kedro datasets of our own: raw sources, prepared parts, the corpus, fitted artifacts."""
 
-from nocturnal_kedro.datasets.answers import AnswersDataset
 from nocturnal_kedro.datasets.artifact import ArtifactDataset
 from nocturnal_kedro.datasets.corpus import CorpusDataset
 from nocturnal_kedro.datasets.prepared import PreparedDataset
 from nocturnal_kedro.datasets.saved_scores import SavedScoresDataset
 from nocturnal_kedro.datasets.source import SourceDataset
-from nocturnal_kedro.datasets.trained import TrainedDataset
-from nocturnal_kedro.datasets.unfinished import UnfinishedDataset
+from nocturnal_kedro.datasets.stores import (
+    AnswersDataset,
+    TrainedDataset,
+    UnfinishedDataset,
+)
 from nocturnal_kedro.datasets.versions import DataVersionsDataset
 
 __all__ = [

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-from kedro.io import AbstractDataset, DatasetError
 
 
 class AnswersOnDisk(MutableMapping[str, bytes]):
@@ -38,23 +35,3 @@ class AnswersOnDisk(MutableMapping[str, bytes]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-class AnswersDataset(AbstractDataset[NoReturn, MutableMapping[str, bytes]]):
-    """`filepath` is the folder; it loads as a mapping that writes each answer as it comes."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def load(self) -> MutableMapping[str, bytes]:
-        return AnswersOnDisk(self._filepath)
-
-    def save(self, data: NoReturn) -> None:
-        raise DatasetError("answers are written one by one, as a service gives them")
-
-    def _exists(self) -> bool:
-        return True  # an empty one, too, can be loaded
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

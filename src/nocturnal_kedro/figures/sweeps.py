@@ -92,10 +92,13 @@ def effects(table: pd.DataFrame, group: str = "all") -> Figure:
     return figure.update_yaxes(range=[len(labels) - 0.4, -0.6], **ticks)
 
 
-def curve(table: pd.DataFrame, question: str, group: str = "all") -> Figure:
+def curve(
+    table: pd.DataFrame, question: str, group: str = "all", axis: str | None = None
+) -> Figure:
     """RMSE by what a question varied, with 95 % intervals, beside the baselines; a panel per split.
 
-    A model with several cells at one number has a line for each kind of cell.
+    `axis` says what its numbers are, the question where it is not given. A model with several cells
+    at one number has a line for each kind of cell.
     """
     styles = _styles(table)
     of_group = _of_group(table, group)
@@ -137,7 +140,7 @@ def curve(table: pd.DataFrame, question: str, group: str = "all") -> Figure:
                 hovertemplate="%{y:.1f} mg/dL",
                 **place,
             )
-    _number_axis(figure, lines["number"], question, row=1)
+    _number_axis(figure, lines["number"], axis or question, row=1)
     figure.update_yaxes(title="RMSE, mg/dL (mean over people)", col=1)
     return finish(figure, height=460).update_layout(legend={"y": -0.18})
 
@@ -209,7 +212,7 @@ def matrix(table: pd.DataFrame, groups: Iterable[str], measure: str = "rmse_mg_d
     return figure.update_yaxes(showgrid=False)
 
 
-def learning_curves(people: pd.DataFrame, question: str) -> Figure:
+def learning_curves(people: pd.DataFrame, question: str, axis: str | None = None) -> Figure:
     """Each person's RMSE by what a question varied (thin), and the mean of those who have all.
 
     `people` is what `metrics.sweeps.by_person` gives; a panel per split, model and kind of cell.
@@ -265,7 +268,7 @@ def learning_curves(people: pd.DataFrame, question: str) -> Figure:
             hovertemplate="%{x}: %{y:.1f} mg/dL<extra></extra>",
             **place,
         )
-    _number_axis(figure, lines["number"], question, row=high)
+    _number_axis(figure, lines["number"], axis or question, row=high)
     figure.update_yaxes(title="RMSE, mg/dL", col=1)
     return finish(figure, height=height).update_layout(showlegend=False, margin={"t": 70})
 
@@ -326,7 +329,7 @@ def _number_axis(figure: Figure, numbers: pd.Series, title: str, row: int) -> No
     figure.update_xaxes(
         type="log" if _far_apart(numbers) else "linear",
         tickvals=values,
-        ticktext=[f"{value:g}" for value in values],
+        ticktext=[f"{round(value, 2):g}" for value in values],
     )
     figure.update_xaxes(title=title, row=row)
 

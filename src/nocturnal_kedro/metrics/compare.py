@@ -16,9 +16,12 @@ from nocturnal_kedro.metrics.forecasts import PERSON
 from nocturnal_kedro.metrics.scores import LOW_MEASURES, MEASURES, STANDARD, pool
 from nocturnal_kedro.metrics.significance import (
     FEWEST_NIGHTS,
+    LEVEL,
+    apart_from_best,
     bootstrap_means,
     diebold_mariano_z,
     holm,
+    interval,
     stouffer_z,
     wilcoxon_p,
     win_rate,
@@ -29,7 +32,6 @@ RUN = ["model", "seed"]
 REFERENCE = "last_value"  # the baseline that skill and win rate are measured against
 USUAL = "climatology"  # each person's training nights: what Brier scores are measured against
 MANDATORY = (REFERENCE, "subject_mean", "damped_trend", USUAL)
-LEVEL = 0.05
 # With fewer people even a model that is better for each of them is no surprise at 5 %: the signed
 # ranks of five give 2 / 2^5 = 0.06 at best, of six 0.03. More models to tell apart take more.
 FEWEST_TO_TELL_APART = 6
@@ -104,20 +106,14 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     rmse_MP = np.nanmean(rmse_MSP, axis=1)
     boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
     reference = macro.index.get_loc(REFERENCE)
-    low, high = _interval(boot_RM)
-    skill_low, skill_high = _interval(1 - boot_RM / boot_RM[:, [reference]])
+    low, high = interval(boot_RM)
+    skill_low, skill_high = interval(1 - boot_RM / boot_RM[:, [reference]])
     crps_MSP = _by_seed(by_person["crps_mg_dl"].unstack(PERSON))
     crps_RM = bootstrap_means(crps_MSP, comparison.resamples, comparison.seed)
-    crps_low, crps_high = _interval(crps_RM)
+    crps_low, crps_high = interval(crps_RM)
     by_rmse = comparison.rank_by == "rmse_mg_dl"
     judged_RM = boot_RM if by_rmse else crps_RM
     judged_MP = rmse_MP if by_rmse else np.nanmean(crps_MSP, axis=1)
-    best = int(np.argmin(judged_MP.mean(axis=1)))
-    worse_low, _ = _interval(judged_RM - judged_RM[:, [best]])
-    others = np.arange(len(macro)) != best
-    p = np.ones(len(macro))
-    p[others] = holm(wilcoxon_p(judged_MP[others] - judged_MP[best]))
-    apart = (worse_low > 0) & (p < LEVEL)
 
     points = scores.groupby("model")["points"].sum()
     squared = (scores["mse"] * scores["points"]).groupby(scores["model"]).sum()
@@ -151,7 +147,7 @@ def _compare(scores: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
                 for grid in GRIDS
                 if f"{grid}_a_pct" in macro
             },
-            "tied_with_best": ~apart,
+            "tied_with_best": ~apart_from_best(judged_MP, judged_RM),
             **(of_seeds if seeds.max() > 1 else {}),
         },
         index=macro.index,
@@ -212,7 +208,7 @@ def _pairs(nights: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     rmse_MSP = rmse_MSP[by_rmse]
     boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
     first, second = np.triu_indices(len(models), 1)
-    low, high = _interval(boot_RM[:, first] - boot_RM[:, second])
+    low, high = interval(boot_RM[:, first] - boot_RM[:, second])
     rmse_MP = np.nanmean(rmse_MSP, axis=1)
     difference_KP = rmse_MP[first] - rmse_MP[second]
     p = wilcoxon_p(difference_KP)
@@ -265,11 +261,6 @@ def night_numbers(origins: pd.DatetimeIndex) -> np.ndarray:
     """
     noon = origins.as_unit("ns").asi8 + pd.Timedelta(hours=12).value
     return np.asarray(noon // pd.Timedelta(days=1).value)
-
-
-def _interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.quantile(samples_RM, [0.025, 0.975], axis=0)
-    return low, high
 
 
 def _with_seed(scores: pd.DataFrame) -> pd.DataFrame:

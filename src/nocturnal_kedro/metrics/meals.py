@@ -12,7 +12,6 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.calibration import steps_around
 from nocturnal_kedro.metrics.compare import (
     FEWEST_TO_TELL_APART,
-    LEVEL,
     RUN,
     Comparison,
     require_same_data,
@@ -20,7 +19,7 @@ from nocturnal_kedro.metrics.compare import (
 )
 from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON, Forecasts
 from nocturnal_kedro.metrics.point import signed_error, squared_error
-from nocturnal_kedro.metrics.significance import bootstrap_means, holm, wilcoxon_p
+from nocturnal_kedro.metrics.significance import apart_from_best, bootstrap_means, interval
 from nocturnal_kedro.series.schema import STEP_MINUTES, TEST_SPLITS
 
 # Of the carbs, in g, by the least amount above a band: snacks, small meals, usual and large ones.
@@ -188,7 +187,7 @@ def _judge(meals: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
         values_MSP = _by_seed(people[name])
         table[f"{name}_{unit}"] = _over_people(values_MSP)
         few = values_MSP.shape[2] < FEWEST_TO_TELL_APART
-        low, high = (np.nan, np.nan) if few else _interval(values_MSP, comparison)
+        low, high = (np.nan, np.nan) if few else interval(_resample(values_MSP, comparison))
         table[f"{name}_low_{unit}"], table[f"{name}_high_{unit}"] = low, high
     squared = (meals["mse"] * meals["points"]).groupby(meals["model"]).sum()
     rose = meals[meals["rose"]].groupby("model")
@@ -197,7 +196,9 @@ def _judge(meals: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     table["still_rising_pct"] = 100 * rose["still_rising"].mean()
     table["time_to_peak_minutes"] = rose["peak_minutes"].median()
     table["forecast_time_to_peak_minutes"] = rose["forecast_peak_minutes"].median()
-    table["tied_with_best"] = _tied(_by_seed(people["rmse"]), comparison)
+    rmse_MSP = _by_seed(people["rmse"])
+    rmse_MP, boot_RM = np.nanmean(rmse_MSP, axis=1), _resample(rmse_MSP, comparison)
+    table["tied_with_best"] = ~apart_from_best(rmse_MP, boot_RM)
     if runs.ngroups > of_models.ngroups:
         table["seeds"] = seeds
     return table.sort_values("rmse_mg_dl", kind="stable").reset_index(names="model")
@@ -242,26 +243,8 @@ def _over_people(values_MSP: np.ndarray) -> np.ndarray:
     return np.nanmean(values_MSP, axis=1).mean(axis=1)
 
 
-def _interval(values_MSP: np.ndarray, comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
-    boot_RM = bootstrap_means(values_MSP, comparison.resamples, comparison.seed)
-    low_M, high_M = np.quantile(boot_RM, [0.025, 0.975], axis=0)
-    return low_M, high_M
-
-
-def _tied(rmse_MSP: np.ndarray, comparison: Comparison) -> np.ndarray:
-    """Which cannot be told from the best, by the rule of the leaderboard, (M,).
-
-    Not tied: the interval of the difference to the best lies above 0, and so do the signed ranks
-    over people after Holm's correction, which takes six people at least.
-    """
-    rmse_MP = np.nanmean(rmse_MSP, axis=1)
-    best = int(np.argmin(rmse_MP.mean(axis=1)))
-    boot_RM = bootstrap_means(rmse_MSP, comparison.resamples, comparison.seed)
-    worse_M = np.quantile(boot_RM - boot_RM[:, [best]], 0.025, axis=0)
-    others_M = np.arange(len(rmse_MP)) != best
-    p_M = np.ones(len(rmse_MP))
-    p_M[others_M] = holm(wilcoxon_p(rmse_MP[others_M] - rmse_MP[best]))
-    return ~((worse_M > 0) & (p_M < LEVEL))
+def _resample(values_MSP: np.ndarray, comparison: Comparison) -> np.ndarray:
+    return bootstrap_means(values_MSP, comparison.resamples, comparison.seed)
 
 
 def _with_outcomes(forecasts: Forecasts, outcomes: pd.DataFrame) -> pd.DataFrame:

@@ -13,9 +13,9 @@ import pandas as pd
 from pydantic import BaseModel
 
 from nocturnal_kedro.errors import InputError, require_known
-from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, LEVEL, Comparison
+from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART, Comparison
 from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.metrics.significance import bootstrap_means, holm, wilcoxon_p
+from nocturnal_kedro.metrics.significance import apart_from_best, bootstrap_means, interval
 from nocturnal_kedro.series.schema import TEST_SPLITS, Words
 
 METRICS = ("rmse_mg_dl", "mae_mg_dl", "crps_mg_dl")
@@ -140,13 +140,7 @@ def _rank(
     for rows, values_MSP in groups:
         values_MP = np.nanmean(values_MSP, axis=1)
         rank_M = rankdata(values_MP.mean(axis=1), method="min").astype(int)
-        best = int(np.argmin(rank_M))
         boot_RM = bootstrap_means(values_MSP, comparison.resamples, comparison.seed)
-        worse_low_M = np.quantile(boot_RM - boot_RM[:, [best]], 0.025, axis=0)
-        others_M = np.arange(len(rows)) != best
-        p_M = np.ones(len(rows))
-        p_M[others_M] = holm(wilcoxon_p(values_MP[others_M] - values_MP[best]))
-        apart_M = (worse_low_M > 0) & (p_M < LEVEL)
         people = values_MP.shape[1]
         notes = (
             f"validation of {people} people: {TOO_FEW}" * (people < FEWEST_TO_TELL_APART),
@@ -155,7 +149,7 @@ def _rank(
         table.loc[rows, "rank"] = rank_M
         table.loc[rows, "ranked_among"] = len(rows)
         table.loc[rows, "chosen"] = rank_M == 1
-        table.loc[rows, "tied_on_validation"] = ~apart_M
+        table.loc[rows, "tied_on_validation"] = ~apart_from_best(values_MP, boot_RM)
         table.loc[rows, "note"] = "; ".join(filter(None, notes))
 
 
@@ -168,9 +162,7 @@ def _judge(people: pd.DataFrame, metric: str, comparison: Comparison) -> pd.Data
         boot_RM = bootstrap_means(values_MSP, comparison.resamples, comparison.seed)
         table.loc[rows, "people"] = values_MSP.shape[2]
         table.loc[rows, metric] = np.nanmean(values_MSP, axis=1).mean(axis=1)
-        table.loc[rows, ["low_mg_dl", "high_mg_dl"]] = np.quantile(
-            boot_RM, [0.025, 0.975], axis=0
-        ).T
+        table.loc[rows, ["low_mg_dl", "high_mg_dl"]] = np.transpose(interval(boot_RM))
     return table.assign(nights=nights)
 
 

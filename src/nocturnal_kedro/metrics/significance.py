@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+LEVEL = 0.05
 # A person's nights are too few to tell how they vary; see docs/metrics.md, "Pairs".
 FEWEST_NIGHTS = 8
 
@@ -48,6 +49,27 @@ def bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray
         own_RMS = by_seed_RMS[:, alike_M][:, :, trained_S]
         means_RM[:, alike_M] = np.einsum("rms,rs->rm", own_RMS, draws_RS) / own
     return means_RM
+
+
+def interval(samples_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The central 95 % of resamples, (M,) and (M,)."""
+    low_M, high_M = np.quantile(samples_RM, [0.025, 0.975], axis=0)
+    return low_M, high_M
+
+
+def apart_from_best(values_MP: np.ndarray, samples_RM: np.ndarray) -> np.ndarray:
+    """Which of M models are told apart from the best of them, (M,) bool; the best is not.
+
+    The 95 % interval of the paired difference to the best lies above 0, and Wilcoxon's test over
+    people, corrected by Holm, is below LEVEL, which takes six people at least. `samples_RM` are
+    means of the same values over people that were drawn: see `bootstrap_means`.
+    """
+    best = int(np.argmin(values_MP.mean(axis=1)))
+    worse_low_M, _ = interval(samples_RM - samples_RM[:, [best]])
+    others_M = np.arange(len(values_MP)) != best
+    p_M = np.ones(len(values_MP))
+    p_M[others_M] = holm(wilcoxon_p(values_MP[others_M] - values_MP[best]))
+    return (worse_low_M > 0) & (p_M < LEVEL)
 
 
 def win_rate(difference_KP: np.ndarray) -> np.ndarray:

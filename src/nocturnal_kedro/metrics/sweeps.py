@@ -15,7 +15,6 @@ import pandas as pd
 
 from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.metrics.compare import (
-    LEVEL,
     REFERENCE,
     Comparison,
     require_same_data,
@@ -24,9 +23,11 @@ from nocturnal_kedro.metrics.events import auroc, count, resampled_auroc
 from nocturnal_kedro.metrics.forecasts import NIGHT, PERSON
 from nocturnal_kedro.metrics.scores import pool
 from nocturnal_kedro.metrics.significance import (
+    LEVEL,
     bootstrap_means,
     draw_people,
     holm,
+    interval,
     wilcoxon_p,
     win_rate,
 )
@@ -254,8 +255,8 @@ def _tabulate(
     scored_CN, trained_CS = tested.scored, tested.trained
     of_people = {name: _people(tested, name, every_C, scored_CN, trained_CS) for name in AVERAGED}
     rmse_CSP, crps_CSP = np.sqrt(of_people["mse"]), of_people["crps_mg_dl"]
-    rmse_low, rmse_high = _interval(_resample(rmse_CSP, comparison))
-    crps_low, crps_high = _interval(_resample(crps_CSP, comparison))
+    rmse_low, rmse_high = interval(_resample(rmse_CSP, comparison))
+    crps_low, crps_high = interval(_resample(crps_CSP, comparison))
     compared_K = np.flatnonzero(opponent_C >= 0)
     pairs = _compare(tested, compared_K, opponent_C[compared_K], comparison)
     table = pd.DataFrame(
@@ -298,8 +299,8 @@ def _compare(
     """One row per pair of cells, by what both have."""
     rmse = np.sqrt(_paired(tested, "mse", first_K, second_K))
     crps = _paired(tested, "crps_mg_dl", first_K, second_K)
-    low, high = _interval(np.subtract(*_resample_pairs(rmse, comparison)))
-    crps_low, crps_high = _interval(np.subtract(*_resample_pairs(crps, comparison)))
+    low, high = interval(np.subtract(*_resample_pairs(rmse, comparison)))
+    crps_low, crps_high = interval(np.subtract(*_resample_pairs(crps, comparison)))
     difference_KP = _known_mean(rmse[0], axis=1) - _known_mean(rmse[1], axis=1)
     of_both = [difference_P[~np.isnan(difference_P)][None] for difference_P in difference_KP]
     seeds_KS = ~np.isnan(rmse).all(axis=3)
@@ -336,7 +337,7 @@ def _skill(tested: Tested, cells: pd.DataFrame, comparison: Comparison) -> dict[
     reference_C = np.full(len(cells), np.flatnonzero(is_reference)[0])
     rmse = np.sqrt(_paired(tested, "mse", np.arange(len(cells)), reference_C))
     own_RC, last_RC = _resample_pairs(rmse, comparison)
-    low, high = _interval(1 - own_RC / last_RC)
+    low, high = interval(1 - own_RC / last_RC)
     skill = 1 - _macro(rmse[0]) / _macro(rmse[1])
     return {"skill_vs_last_value": skill, "skill_low": low, "skill_high": high}
 
@@ -455,11 +456,6 @@ def _resample_pairs(values: np.ndarray, comparison: Comparison) -> tuple[np.ndar
     """The same of both of each pair, (2, K, S, P), over the same draws."""
     first_RK, second_RK = np.split(_resample(np.concatenate(values), comparison), 2, axis=1)
     return first_RK, second_RK
-
-
-def _interval(samples_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.quantile(samples_RK, [0.025, 0.975], axis=0)
-    return low, high
 
 
 def _macro(values_KSP: np.ndarray) -> np.ndarray:

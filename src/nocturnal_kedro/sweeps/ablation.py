@@ -31,7 +31,7 @@ from nocturnal_kedro.series.variations import (
     read_every_15_minutes,
     trained_people,
 )
-from nocturnal_kedro.sweeps import Tables, one_of
+from nocturnal_kedro.sweeps import NO_GROUPS, Tables, one_of
 
 if TYPE_CHECKING:
     from nocturnal_kedro.training.cells import Cell, Grounds
@@ -117,6 +117,8 @@ def groups(grounds: Grounds, options: Options) -> pd.DataFrame:
     tested = origins[origins["split"].isin(TEST_SPLITS)]
     rows = origin_rows(grounds.data.corpus, tested)
     known = grounds.data.corpus.observed_TC[rows, CHANNELS.index(INSULIN)]
+    if known.all():
+        return NO_GROUPS
     return tested.loc[known, ["source", "subject", "origin"]].assign(group=KNOWN)
 
 
@@ -142,7 +144,7 @@ def sections(tables: Tables) -> list[Section]:
                 Section(
                     title,
                     f"Subject-macro RMSE by {axis}; bars are 95 % intervals over people and seeds.",
-                    curve(table, question, "all"),
+                    curve(table, question, "all", axis),
                 )
             )
     return found

@@ -132,7 +132,7 @@ def sections(tables: Tables) -> list[Section]:
             Section(
                 f"By days: {question}",
                 "Test RMSE of each person (thin), and the mean of those with all numbers of days.",
-                learning_curves(tables.people, question),
+                learning_curves(tables.people, question, "days of adaptation"),
             )
             for question in questions
         ),

@@ -201,7 +201,7 @@ class Bench:
         for place, (cell, of_it) in enumerate(zip(cells, made, strict=True), 1):
             logger.info("scoring cell %d of %d: %s", place, len(cells), cell)
             artifact = self._kept(cell, of_it["key"])
-            if cell.start:
+            if cell.bands == "start" and cell.start and id(cell.start) not in self._starts:
                 start = self._kept(cell, of_it["start"])
                 self._starts[id(cell.start)] = replace(start, state={})  # its bands are asked for
             spread = self._spread(cell, artifact)

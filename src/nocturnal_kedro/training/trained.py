@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CODE = ("series/", "training/", "metrics/calibration.py", "models/__init__.py")
 ROOMS = ("baselines", "metrics", "models", "series", "training")
 BESIDE = ("audit.py", "overlap.py", "quality.py", "cells.py", "space.py", "tuning.py")  # in them
-# The code itself stands beside the versions, and what these two do is held by tests.
+# The project's code stands beside the versions, and what pandas makes of files in the data.
 IRRELEVANT = ("nocturnal-kedro", "kedro", "pandas")
 
 

@@ -137,7 +137,7 @@ def score_cells(
     cut: SplitOptions,
     training: Training,
     hardware: Hardware,
-    options: dict[str, dict[str, Any]],
+    options: dict[str, Any],
     model_options: dict[str, dict[str, Any]],
     baseline_options: dict[str, dict[str, Any]],
     trained: Trained,
@@ -159,4 +159,4 @@ def score_cells(
     if hasattr(code, "derive"):
         scores = code.derive(scores)
     scores.insert(0, "experiment", sweep.name)
-    return scores, code.groups(grounds, code.Options.model_validate(options))
+    return scores, code.groups(grounds, plugins.options("sweep", sweep.name, options))

@@ -74,7 +74,7 @@ def train_cells(
     cut: SplitOptions,
     training: Training,
     hardware: Hardware,
-    options: dict[str, dict[str, Any]],
+    options: dict[str, Any],
     model_options: dict[str, dict[str, Any]],
     baseline_options: dict[str, dict[str, Any]],
     unfinished: Unfinished,
