@@ -171,10 +171,13 @@ def run(project: None) -> Run:
         nodes: list[str] | None = None,
         tags: list[str] | None = None,
         load_versions: dict[str, str] | None = None,
+        env: str | None = None,
         **given: Any,
     ) -> KedroContext:
         parameters = SMALL | {"data_root": str(data_root)} | given
-        with KedroSession.create(project_path=PROJECT, runtime_params=parameters) as session:
+        with KedroSession.create(
+            project_path=PROJECT, env=env, runtime_params=parameters
+        ) as session:
             context = session.load_context()
             session.run(
                 pipeline_names=pipeline.split(","),

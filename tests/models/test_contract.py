@@ -208,6 +208,7 @@ def test_a_window_is_forecast_alike_alone_and_in_company(name: str, data: Data) 
         np.testing.assert_allclose(alone, module(batch).point_BH[1:2], atol=2e-5)
 
 
+@pytest.mark.slow
 @every_model
 def test_the_loss_falls_on_one_batch(name: str, data: Data) -> None:
     module, batch, _ = started(name, data)

@@ -253,6 +253,7 @@ def test_a_lost_record_costs_no_result(run: Run, finished_copy: Path) -> None:
     assert "Some people are held out whole" in context.catalog.load("nocturnal_point.report")
 
 
+@pytest.mark.slow
 def test_a_model_is_not_scored_on_people_it_was_trained_on(run: Run, finished_copy: Path) -> None:
     run(finished_copy, pipeline="data_processing", splits={"seed": 1})
     with pytest.raises(Exception, match="may have seen what it would be tested on"):

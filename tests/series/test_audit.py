@@ -168,6 +168,7 @@ def test_doses_before_their_time(clean: dict[str, Any]) -> None:
     assert EARLY in failed(clean, **leaky(clean, frame))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anchor", ["bedtime", "meal"])
 def test_from_other_anchors_meals_before_their_time(anchor: str, clean: dict[str, Any]) -> None:
     task = Task(anchor=anchor)

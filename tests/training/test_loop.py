@@ -158,6 +158,7 @@ def test_ema_is_the_running_mean_of_the_weights(gatherer, rows) -> None:
     torch.testing.assert_close(plain.state["weight"], module.weight.detach())
 
 
+@pytest.mark.slow
 def test_16_bits_learn_nearly_the_same_and_are_used(gatherer, rows) -> None:
     kinds = set()
 

@@ -55,6 +55,7 @@ def test_one_process_of_16_windows_learns_what_two_of_8_do(name: str, data: Data
     assert together.record["trained_parameters"] == alone.record["trained_parameters"]
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_is_the_step_as_a_whole(data: Data) -> None:
     assert_close(
         state_of("ttm", data, Hardware()), state_of("ttm", data, Hardware(accumulate=4)), 1e-6
@@ -151,12 +152,20 @@ def test_a_lost_process_takes_nothing_with_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("parallel", ["zero2", "zero3"])
 def test_deepspeed_learns_what_one_process_does(
-    parallel: str, data: Data, whole: dict[int, Artifact], tmp_path: Path
+    parallel: str, precision: str, data: Data, whole: dict[int, Artifact], tmp_path: Path
 ) -> None:
     """Asked for a CPU, accelerate would quietly take plain DDP: the world says what it got."""
     pytest.importorskip("deepspeed")
-    hardware = Hardware(processes=2, parallel=parallel, checkpoint_steps=5)
+    hardware = Hardware(processes=2, parallel=parallel, precision=precision, checkpoint_steps=5)
     fitted = state_of("ttm", data, hardware, kept=Kept(Unfinished(tmp_path)))
-    assert_close(fitted, whole[1], 1e-5)
+    if precision == "fp32":
+        assert_close(fitted, whole[1], 1e-5)
+        return
+    half = state_of("ttm", data, Hardware(precision="bf16"))
+    assert any((half.state[name] != weight).any() for name, weight in whole[1].state.items())
+    # Gradients are summed in 16 bits.
+    np.testing.assert_allclose(fitted.log["train_loss"], half.log["train_loss"], rtol=1e-3)
+    assert_close(fitted, half, 5e-3)

@@ -89,12 +89,14 @@ def test_the_winner_is_the_trial_that_validation_prefers(data: Data, tmp_path: P
     assert table["learning_rate"].nunique() == 4
 
 
+@pytest.mark.slow
 def test_a_trial_scores_as_a_training_with_its_options_does(data: Data, tmp_path: Path) -> None:
     found = find(data, tmp_path, 2)
     fitted = fit_model("ttm", found.parameters["model_options"]["ttm"], data, TRAINING)
     assert fitted.log["validation_rmse"].min() == found.trials["validation_rmse"].min()
 
 
+@pytest.mark.slow
 def test_nothing_that_is_tested_on_has_a_say(data: Data, tmp_path: Path) -> None:
     tested = data.origins[data.origins["split"].isin(TEST_SPLITS)]
     assert len(tested)
@@ -108,6 +110,7 @@ def test_nothing_that_is_tested_on_has_a_say(data: Data, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(results(first), results(second), check_exact=True)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_and_another_tries_other_values(
     data: Data, tmp_path: Path
 ) -> None:
@@ -117,6 +120,7 @@ def test_the_same_seed_finds_the_same_and_another_tries_other_values(
     assert set(other.trials["learning_rate"][1:]).isdisjoint(first.trials["learning_rate"][1:])
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_from_those_there_are(data: Data, tmp_path: Path) -> None:
     few = find(data, tmp_path, 2)
     more = find(data, tmp_path, 3)
@@ -238,6 +242,7 @@ def test_a_trial_worse_than_the_median_is_ended_early_and_leaves_nothing(
     assert {file.name for file in folder.iterdir()} == {STORE, "lock", "training.json"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_one_of_the_trials(data: Data, tmp_path: Path) -> None:
     found = find(data, tmp_path, 3, space={"learning_rate": [1e-3, 1e30]})
     failed = found.trials[found.trials["state"] == "failed"]
@@ -249,6 +254,7 @@ def test_a_trial_that_diverges_is_one_of_the_trials(data: Data, tmp_path: Path) 
         find(data, tmp_path, 2, space={"learning_rate": [1e30, 1e29]})
 
 
+@pytest.mark.slow
 def test_how_the_training_samples_can_be_searched_too(data: Data, tmp_path: Path) -> None:
     found = find(data, tmp_path, 2, space={"training": {"batch_size": [8, 16]}})
     assert set(found.trials["training.batch_size"]) <= {8, 16}

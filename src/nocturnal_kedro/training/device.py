@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.training.options import Hardware, SettledHardware, Training
@@ -102,12 +103,18 @@ def start_accelerator(hardware: SettledHardware, training: Training) -> Accelera
     settings["cpu"] = hardware.device == "cpu" and not hardware.parallel.startswith("zero")
     if world > 1 and hardware.parallel == "fsdp":
         from accelerate.utils import FullyShardedDataParallelPlugin
+        from torch.distributed.fsdp import MixedPrecisionPolicy
 
         settings["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000
+            fsdp_version=2,
+            auto_wrap_policy="size_based_wrap",
+            min_num_params=1_000_000,
+            # Weights stay as they are, and autocast chooses: see `with_autocast`.
+            mixed_precision_policy=MixedPrecisionPolicy(),
         )
     if world > 1 and hardware.parallel.startswith("zero"):
         settings["deepspeed_plugin"] = _deepspeed(hardware, training)
+        settings["mixed_precision"] = "no"  # by DeepSpeed's own autocast
     if hardware.compile:
         settings["dynamo_backend"] = "inductor"
     accelerator = Accelerator(**settings)
@@ -115,7 +122,7 @@ def start_accelerator(hardware: SettledHardware, training: Training) -> Accelera
         {
             "processes": world,
             "device": TORCH_NAME[hardware.device],
-            "precision": PRECISION[hardware.precision],
+            "precision": settings["mixed_precision"],
             "parallel": _accelerates_name(hardware),
         },
         {
@@ -126,6 +133,16 @@ def start_accelerator(hardware: SettledHardware, training: Training) -> Accelera
         },
     )
     return accelerator
+
+
+def with_autocast(module: nn.Module, hardware: SettledHardware, accelerator: Accelerator) -> None:
+    """Have the forward pass choose the precision of each operation, in place.
+
+    accelerate does that but for FSDP, whose weights it cuts to 16 bits instead: they then meet
+    inputs of 32, and what is scaled in the model loses digits.
+    """
+    if hardware.parallel == "fsdp":
+        module.forward = accelerator.autocast()(module.forward)
 
 
 def _require_same(asked: dict[str, Any], got: dict[str, Any]) -> None:
@@ -150,9 +167,11 @@ def _accelerates_name(hardware: SettledHardware) -> str:
 def _require_deepspeed(parallel: str) -> None:
     from importlib.util import find_spec
 
-    if find_spec("deepspeed") is None:
+    there = find_spec("deepspeed") is not None
+    if not there or find_spec("deepspeed.runtime.torch_autocast") is None:
         raise InputError(
-            f"hardware.parallel {parallel} needs DeepSpeed, which is not installed: "
+            f"hardware.parallel {parallel} needs DeepSpeed, which is "
+            f"{'too old' if there else 'not installed'}: "
             f'pip install "nocturnal-kedro[deepspeed]". Or choose ddp or fsdp.'
         )
 
@@ -168,6 +187,10 @@ def _deepspeed(hardware: SettledHardware, training: Training) -> Any:
     )
     share = training.batch_size // (hardware.world * hardware.accumulate)
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
+    if hardware.precision != "fp32":
+        # Its usual way to 16 bits casts the weights, which then meet inputs of 32.
+        kind = {"bf16": "bfloat16", "fp16": "float16"}[hardware.precision]
+        plugin.deepspeed_config["torch_autocast"] = {"enabled": True, "dtype": kind}
     # Without, it refuses every optimizer but its own.
     plugin.deepspeed_config["zero_allow_untested_optimizer"] = True
     return plugin

@@ -23,7 +23,7 @@ from nocturnal_kedro.errors import DivergedError, InputError, StoppedError
 from nocturnal_kedro.models import Forecast
 from nocturnal_kedro.series.schema import QUANTILE_LEVELS
 from nocturnal_kedro.series.windows import Batch, WindowGatherer
-from nocturnal_kedro.training.device import start_accelerator
+from nocturnal_kedro.training.device import start_accelerator, with_autocast
 from nocturnal_kedro.training.options import SettledHardware, Training
 from nocturnal_kedro.training.resume import Checkpoints, Progress, State
 from nocturnal_kedro.training.sampler import Sampler
@@ -95,6 +95,7 @@ def train(module: nn.Module, name: str, lessons: Lessons, manner: Manner, care: 
     ema = _start_ema(module, training.ema, accelerator)
     trainable = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=training.weight_decay)
+    with_autocast(module, hardware, accelerator)
     module, optimizer = accelerator.prepare(module, optimizer)
     trainable = [weight for weight in module.parameters() if weight.requires_grad]
 
