@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Of several processes, none is to begin a long file when the others are done."""
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "pipelines"))
 
 
 def invent_readings(people: int = 8, days: int = 14, seed: int = 0, **changes: float) -> Readings:

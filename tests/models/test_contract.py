@@ -224,6 +224,7 @@ def test_the_loss_falls_on_one_batch(name: str, data: Data) -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
+@pytest.mark.slow
 @every_model
 def test_the_same_seed_gives_the_same_forecasts_and_another_others(
     name: str, data: Data, folders: dict[str, Path]

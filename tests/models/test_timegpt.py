@@ -457,6 +457,7 @@ def test_a_damaged_answer_is_named_and_not_used(how: str, server: Server) -> Non
     assert not server.asked
 
 
+@pytest.mark.slow
 def test_too_many_requests_are_asked_again_when_told(server: Server) -> None:
     wait = {"retry-after": "1"}
     server.faults += [Fault(429, {"message": "Too many requests"}, wait)] * 2
@@ -468,6 +469,7 @@ def test_too_many_requests_are_asked_again_when_told(server: Server) -> None:
     assert (np.diff(moments) >= 1).all()
 
 
+@pytest.mark.slow
 def test_retry_after_may_be_a_date(server: Server) -> None:
     moment = datetime.now(UTC) + timedelta(seconds=2)
     wait = {"Retry-After": format_datetime(moment, usegmt=True)}
@@ -645,6 +647,7 @@ timegpt.answer(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_the_batch_in_flight_at_most(server: Server, tmp_path: Path) -> None:
     from nocturnal_kedro.datasets.answers import AnswersOnDisk
 

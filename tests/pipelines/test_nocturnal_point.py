@@ -242,6 +242,7 @@ def test_a_stage_that_is_not_repeated_keeps_its_record(run: Run, tmp_path: Path)
     assert kept == now
 
 
+@pytest.mark.slow
 def test_a_lost_record_costs_no_result(run: Run, finished_copy: Path) -> None:
     """The file that an error may tell one to delete is not needed for anything but its history."""
     (finished_copy / "08_reporting" / "run_record.json").unlink()

@@ -115,6 +115,7 @@ def test_insulin_on_board_of_a_later_dose(clean: dict[str, Any]) -> None:
     assert "what doses still do" in failed(clean, corpus=replace(corpus, values_TC=values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", ["context", "future"])
 def test_a_context_that_sees_beyond_its_origin(
     leak: str, clean: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,7 @@ def test_glucose_is_like_that_of_people(series: pd.DataFrame) -> None:
     assert 0.005 < series["glucose_mg_dl"].isna().mean() < 0.10  # gaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_another_cohort_is_like_people_too(seed: int) -> None:
     read = simulated.read((), simulated.Options(seed=seed))

@@ -251,6 +251,7 @@ def test_a_damaged_checkpoint_is_named(gatherer, rows, tmp_path: Path) -> None:
         (last / file).write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_with_the_numbers_that_it_would_have_drawn(
     gatherer, rows, tmp_path: Path
 ) -> None:

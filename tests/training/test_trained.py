@@ -103,6 +103,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_training_is_trained_anew(other: str, copied: Path, own: Data) -> None:
     given = dict(OTHERS[other])
@@ -222,6 +223,7 @@ def test_the_kind_and_the_name_are_of_the_key() -> None:
     assert len({key_of(kind, name, {}) for kind, name in named}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["weights.safetensors", "SHA256SUMS"])
 def test_what_is_damaged_is_told_and_trained_anew_when_it_is_deleted(
     file: str, copied: Path, own: Data
