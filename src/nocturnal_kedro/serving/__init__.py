@@ -1,0 +1,1 @@
+"""A fitted model in use: recent readings of one person in, a night card out."""
