@@ -1,1 +1,1 @@
-"""What runs gave, for good: a folder of each, all of them in a tracking store, and models by name."""
+"""What runs gave, for good: a folder of each, a tracking store of all, and models by name."""
