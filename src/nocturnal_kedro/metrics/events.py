@@ -8,6 +8,8 @@ Shapes: N nights, H steps, P people, S paths, T thresholds of an alarm, R resamp
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +113,14 @@ class _Paths(NamedTuple):
 
 
 def _sort_paths(spread: Spread, paths: int, seed: int) -> _Paths:
-    scores_SH = draw_scores(spread, paths, seed)
+    correlation_HH = np.ascontiguousarray(spread.correlation_HH, np.float64)
+    return _sorted_paths(correlation_HH.tobytes(), paths, seed)
+
+
+@lru_cache(maxsize=2)  # of 12 MB: lows, cards and the next night of a model need the same
+def _sorted_paths(correlation: bytes, paths: int, seed: int) -> _Paths:
+    correlation_HH = np.frombuffer(correlation).reshape(-1, math.isqrt(len(correlation) // 8))
+    scores_SH = draw_scores(Spread(np.empty(0), correlation_HH), paths, seed)
     rank = np.arange(paths)
     lowest = []
     for scores_S in scores_SH.T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,14 @@ class Data:
     def fingerprint(self) -> str:
         """SHA-256 of readings, splits and origins."""
         return data_fingerprint(self.corpus, self.splits, self.origins)
+
+    def made_ready_by(self) -> dict[str, Any]:
+        """The options that readings became a corpus by: other people's need the same."""
+        parts = list(self.corpus.made_from.get("parts", {}).values())
+        return {
+            "grid": parts[0]["grid"] if parts else {},  # of all parts the same
+            "physiology": self.corpus.made_from.get("physiology", {}),
+        }
 
     def night_rows(self, split: str) -> np.ndarray:
         """Rows of the corpus that are the frozen origins of a split (int64)."""

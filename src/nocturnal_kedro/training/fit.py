@@ -121,6 +121,7 @@ def fit_model(
             record={
                 "key": key,
                 "data": data.fingerprint(),
+                "made_ready_by": data.made_ready_by(),
                 "learnt_from": spans + (earlier.record["learnt_from"] if earlier else []),
                 "task": data.task.model_dump(),
                 "training": training.model_dump(),
@@ -232,6 +233,7 @@ def fit_baseline(
         record={
             "key": key,
             "data": data.fingerprint(),
+            "made_ready_by": data.made_ready_by(),
             "learnt_from": _learnt_from(data),
             "task": data.task.model_dump(),
             "versions": versions(),
@@ -282,6 +284,7 @@ def _ask_service(
         record={
             "key": key_of("model", name, {"options": options.model_dump(mode="json")}),
             "data": data.fingerprint(),
+            "made_ready_by": data.made_ready_by(),
             "learnt_from": [],
             "task": data.task.model_dump(),
             "parameters": None,  # not published
