@@ -128,6 +128,7 @@ SMALL = {
     "source_options": {"simulated": {"subjects": 8, "days": 14}},
     "training": {"epochs": 2, "steps_per_epoch": 5},
     "comparison": {"resamples": 500},
+    "tracking": {"send": False},  # seconds of each run
     "model_options": {name: {"preset": "tiny"} for name in TRAINED},
     "baseline_options": {
         "auto_ets": {"model": "ANN", "damped": False, "context_steps": 48},

@@ -4,11 +4,13 @@ from nocturnal_kedro.hooks import (
     ClearErrors,
     Cluster,
     EntryChecks,
+    RunFolders,
     RunRecord,
     Summary,
 )
 
-HOOKS = (EntryChecks(), RunRecord(), Cluster(), Summary(), ClearErrors())
+# Of those that come last at the end of a run, the later in this line is the last.
+HOOKS = (EntryChecks(), RunRecord(), Cluster(), Summary(), RunFolders(), ClearErrors())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -50,7 +50,7 @@ class SavedScoresDataset(AbstractDataset[NoReturn, pd.DataFrame]):
                 f"`kedro run --pipelines=nocturnal_point` with the same --params, or give the "
                 f"data_root of one that was run."
             )
-        people = pd.concat([_people_of(file) for file in files], ignore_index=True)
+        people = pd.concat([people_of(file) for file in files], ignore_index=True)
         return newest(people) if self._versions == "newest" else people
 
     def save(self, data: NoReturn) -> NoReturn:
@@ -67,8 +67,8 @@ class SavedScoresDataset(AbstractDataset[NoReturn, pd.DataFrame]):
         return {"path": str(self._path), "versions": self._versions}
 
 
-def _people_of(file: Path) -> pd.DataFrame:
-    """The scores of one file, EXPERIMENT/NAME/VERSION/NAME, by person and split."""
+def people_of(file: Path) -> pd.DataFrame:
+    """The scores of one file, EXPERIMENT/NAME/VERSION/NAME, as `SavedScoresDataset` has them."""
     nights = _read(file)
     # What does not say its training seed is of one, 0, as in metrics.compare.
     nights["seed"] = nights["seed"].fillna(0).astype(int) if "seed" in nights else 0

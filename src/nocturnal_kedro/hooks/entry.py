@@ -22,11 +22,12 @@ from nocturnal_kedro.hooks.command_line import (
     told_on_the_command_line,
 )
 from nocturnal_kedro.hooks.record import RUN_RECORD, STAGES
+from nocturnal_kedro.registry.tracking import Tracking
 from nocturnal_kedro.training.options import Hardware
 
 MODEL_OPTIONS = "params:model_options."
 # Parameters that no node takes as they are.
-HOOKS_TAKE = ("model_options", "models", "seeds", "cluster", "experiment", "model")
+HOOKS_TAKE = ("model_options", "models", "seeds", "cluster", "tracking", "experiment", "model")
 
 
 class EntryChecks:
@@ -115,6 +116,7 @@ def require_known_parameters(parameters: dict[str, Any], shared: dict[str, Any])
         plugins.options("sweep", name, parameters[name])
     _require_no_secret(parameters.get("source_options", shared["source_options"]))
     validated(ClusterOptions, parameters["cluster"], "parameter 'cluster'")
+    validated(Tracking, parameters["tracking"], "parameter 'tracking'")
     records = ParameterValidator(dict(pipelines)).type_extractor.extract_types_from_pipelines()
     for name, record in records.items():
         if isinstance(record, type) and issubclass(record, BaseModel):

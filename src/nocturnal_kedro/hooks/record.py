@@ -239,7 +239,7 @@ def _parameters_of(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Any]:
     whole = (name for name in pipeline.inputs() if name.startswith("params:"))
     taken = {name.removeprefix("params:").split(".")[0] for name in whole}
     given = catalog.load("parameters")
-    return {name: _plain(value) for name, value in given.items() if name in taken}
+    return {name: plain(value) for name, value in given.items() if name in taken}
 
 
 def _in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -247,12 +247,12 @@ def _in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {stage: stages[stage] for stage in STAGES if stage in stages}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Parameters as JSON can hold them: records become dicts."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     return value
 
 
@@ -295,8 +295,9 @@ def _search_in_short(trials: pd.DataFrame) -> str:
 def _path(catalog: DataCatalog, name: str) -> Path:
     """Of a versioned dataset, relative to where the user stands if it lies below."""
     dataset: Any = catalog[name]
-    return _relative(Path(dataset._get_load_path()))
+    return relative(Path(dataset._get_load_path()))
 
 
-def _relative(path: Path) -> Path:
+def relative(path: Path) -> Path:
+    """As it is shown: from where the user stands, if it lies below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

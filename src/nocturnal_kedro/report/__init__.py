@@ -28,7 +28,7 @@ from nocturnal_kedro.metrics.compare import Comparison
 from nocturnal_kedro.metrics.point import outside_range
 from nocturnal_kedro.metrics.probabilistic import interval_covers
 from nocturnal_kedro.metrics.scores import Evaluation
-from nocturnal_kedro.report.page import render, stages_of
+from nocturnal_kedro.report.page import Page, render, stages_of
 from nocturnal_kedro.series.origins import KEPT, Task
 from nocturnal_kedro.series.schema import STEPS_PER_HOUR
 from nocturnal_kedro.series.splits import SplitOptions
@@ -68,8 +68,8 @@ class Content:
         return stage and SplitOptions.model_validate(stage["parameters"]["splits"])
 
 
-def render_report(content: Content) -> str:
-    """The whole page as text. Raises `InputError` when there is no forecast to show."""
+def render_report(content: Content) -> Page:
+    """The whole page, and its figures. Raises `InputError` when there is no forecast to show."""
     for model, frame in content.forecasts.items():
         if frame["target_mg_dl"].notna().sum() == 0:
             raise InputError(f"report: the forecasts of '{model}' hold no observed target.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -17,15 +17,22 @@ if TYPE_CHECKING:
 PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
-def render(template: str, sections: Iterable[Section], **shown: Any) -> str:
-    """The page as text."""
+class Page(NamedTuple):
+    """A report, and its figures by themselves."""
+
+    html: str
+    figures: dict[str, dict[str, Any]]  # by title, as plotly's JSON
+
+
+def render(template: str, sections: list[Section], **shown: Any) -> Page:
+    """The page from its template."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=FunctionLoader(_read)
     )
-    return environment.get_template(template).render(
+    html = environment.get_template(template).render(
         sections=[
             (section, _div(section.figure, f"figure-{number}"))
             for number, section in enumerate(sections)
@@ -35,6 +42,7 @@ def render(template: str, sections: Iterable[Section], **shown: Any) -> str:
         plotlyjs=get_plotlyjs(),
         **shown,
     )
+    return Page(html, {section.title: json.loads(section.figure.to_json()) for section in sections})
 
 
 def stages_of(run_record: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nocturnal_kedro.figures import Section
 from nocturnal_kedro.metrics.compare import Comparison
-from nocturnal_kedro.report.page import render, stages_of
+from nocturnal_kedro.report.page import Page, render, stages_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class SweepContent:
     run_record: dict[str, Any]  # see hooks.record
 
 
-def render_sweep(content: SweepContent) -> str:
-    """The whole page as text."""
+def render_sweep(content: SweepContent) -> Page:
+    """The whole page, and its figures."""
     return render(
         "sweep.html.j2",
         content.sections,

@@ -91,8 +91,11 @@ def write_report(
     models: tuple[str, ...],
     baselines: tuple[str, ...],
     **of_experiment: Any,
-) -> str:
-    """The page; `of_experiment` are its tables, and of each model what it has, `ttm.forecasts`."""
+) -> tuple[str, dict[str, Any]]:
+    """The page and its figures.
+
+    `of_experiment` are its tables, and of each model what it has, `ttm.forecasts`.
+    """
     from nocturnal_kedro.report import Content, render_report
 
     names = (*models, *baselines)
@@ -148,8 +151,8 @@ def write_sweep_report(
     run_record: dict[str, Any],
     *,
     sweep: str,
-) -> str:
-    """The page of a sweep."""
+) -> tuple[str, dict[str, Any]]:
+    """The page of a sweep, and its figures."""
     from nocturnal_kedro.report.sweep import SweepContent, render_sweep
     from nocturnal_kedro.sweeps import Tables
 

@@ -111,7 +111,7 @@ def create_pipeline(
                 },
                 "breakdown",
             ),
-            make(write_report, shown, "report"),
+            make(write_report, shown, "report", "figures"),
         ],
         tags="reporting",
     )
@@ -143,7 +143,7 @@ def create_sweep(experiment: Experiment, sweep: str) -> Pipeline:
                     "made_from",
                     "run_record",
                 ],
-                f"{sweep}.report",
+                [f"{sweep}.report", f"{sweep}.figures"],
                 name="write_sweep_report",
                 namespace=sweep,
             ),

@@ -1,0 +1,128 @@
+"""What of earlier runs may go: first a list of what would be freed, and then it is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.forecasts import PERSON
+from nocturnal_kedro.registry.run_folder import DETAILS, RUNS, read_metadata, run_folders
+
+TRAINED = "06_models/trained"
+LAYERS = ("03_primary", "05_model_input", "06_models", "07_model_output", "08_reporting")
+VERSION = re.compile(r"\d{4}-\d\d-\d\dT\d\d\.\d\d\.\d\d\.\d{3}Z")  # as Kedro calls them
+HALF_WRITTEN = re.compile(r"[0-9a-f]{20}\..+")  # of a run that was killed while it kept a model
+ABANDONED_S = 24 * 3600
+COLUMNS = ("path", "what", "bytes")
+
+
+def plan_cleanup(data_root: Path, keep: int, registered: Iterable[str]) -> pd.DataFrame:
+    """What would go: one row for each folder, with the bytes that this one frees.
+
+    Of each experiment the `keep` newest runs stay, and the one whose best model validation prefers;
+    of each dataset the `keep` newest versions and those of the runs that stay; and every training
+    that one of these runs or the registry cites (`registered` are keys of artifacts). The store
+    itself is never touched. Columns: path, what, bytes. Raises `InputError` where no run would
+    stay.
+    """
+    if keep < 1:
+        raise InputError(f"keep is {keep}: at least the newest run of each experiment stays.")
+    runs = {folder: read_metadata(folder) for folder in run_folders(data_root / RUNS)}
+    kept = _kept(runs, keep)
+    going = [(folder, "run") for folder in runs if folder not in kept]
+    versions, keys = set(), set(registered)
+    for folder in kept:
+        versions |= {*runs[folder]["datasets"].values(), *runs[folder]["stages"].values()}
+        keys |= {model["record"]["key"] for model in runs[folder]["models"].values()}
+    going += [(folder, "version") for folder in _old_versions(data_root, keep, versions)]
+    going += [(folder, "training") for folder in _uncited(data_root, keys)]
+    freed = _freed([folder for folder, _ in going])
+    rows = [(folder, what, freed[folder]) for folder, what in going]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def clean(plan: pd.DataFrame) -> int:
+    """Delete what a plan lists; returns the bytes that are free now."""
+    for folder in plan["path"]:
+        shutil.rmtree(folder)
+    return int(plan["bytes"].sum())
+
+
+def _kept(runs: dict[Path, dict[str, Any]], keep: int) -> set[Path]:
+    """The newest runs of each experiment, and of each experiment and data the best."""
+    kept: set[Path] = set()
+    best: dict[tuple[str, str], tuple[float, Path]] = {}
+    of_experiment: dict[str, list[Path]] = {}
+    for folder, metadata in runs.items():  # the oldest first
+        of_experiment.setdefault(metadata["experiment"], []).append(folder)
+        error = _best_error(folder)
+        key = metadata["experiment"], metadata["data"]
+        if error is not None and error < best.get(key, (float("inf"), folder))[0]:
+            best[key] = error, folder
+    for folders in of_experiment.values():
+        kept |= set(folders[-keep:])
+    return kept | {folder for _, folder in best.values()}
+
+
+def _best_error(folder: Path) -> float | None:
+    """RMSE on validation of the run's best model, each person counting once."""
+    people = pd.read_csv(folder / DETAILS, dtype=dict.fromkeys((*PERSON, "cell", "data"), str))
+    judged = people[people["split"] == "validation"].fillna({"cell": ""})
+    if judged.empty:
+        return None
+    return float(judged.groupby(["model", "cell", "seed"])["rmse_mg_dl"].mean().min())
+
+
+def _old_versions(data_root: Path, keep: int, wanted: set[str]) -> Iterator[Path]:
+    """Versions of datasets that are neither among the newest nor of a run that stays."""
+    for layer in LAYERS:
+        by_dataset: dict[Path, list[Path]] = {}
+        for folder in sorted(_versions(data_root / layer)):
+            by_dataset.setdefault(folder.parent, []).append(folder)
+        for folders in by_dataset.values():
+            yield from (folder for folder in folders[:-keep] if folder.name not in wanted)
+
+
+def _versions(folder: Path) -> Iterator[Path]:
+    """Folders of versions below, none inside another; what is shared by all runs has none."""
+    if not folder.is_dir() or folder.as_posix().endswith(TRAINED):
+        return
+    for below in folder.iterdir():
+        if VERSION.fullmatch(below.name):
+            yield below
+        elif below.is_dir() and not below.is_symlink():
+            yield from _versions(below)
+
+
+def _uncited(data_root: Path, keys: set[str]) -> Iterator[Path]:
+    """Trainings that nothing cites, and what a killed run left of one a day ago or earlier."""
+    for folder in sorted((data_root / TRAINED).glob("*")):
+        if HALF_WRITTEN.fullmatch(folder.name):
+            if time.time() - folder.stat().st_mtime > ABANDONED_S:
+                yield folder
+        elif folder.is_dir() and folder.name not in keys:
+            yield folder
+
+
+def _freed(folders: list[Path]) -> dict[Path, int]:
+    """Bytes that go with each folder: a file with links elsewhere goes with the last of them."""
+    linked: Counter[tuple[int, int]] = Counter()
+    freed: dict[Path, int] = {}
+    for folder in folders:
+        freed[folder] = 0
+        for top, _, names in os.walk(folder):
+            for name in names:
+                told = (Path(top) / name).lstat()
+                linked[told.st_dev, told.st_ino] += 1
+                if linked[told.st_dev, told.st_ino] == told.st_nlink:
+                    freed[folder] += told.st_size
+    return freed

@@ -1,0 +1,345 @@
+"""Folders of runs to a tracking store: a run of the experiment, and one below it for each model.
+
+The store is told what the folder holds and nothing else, so that a folder can be sent at any time:
+those that could not be sent are the queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.metrics.compare import Comparison
+from nocturnal_kedro.metrics.forecasts import PERSON
+from nocturnal_kedro.metrics.significance import bootstrap_means, interval
+from nocturnal_kedro.registry.run_folder import (
+    CONFIG,
+    DETAILS,
+    LOGS,
+    RUNS,
+    SUMMARY,
+    read_metadata,
+    run_folders,
+)
+from nocturnal_kedro.registry.store import (
+    NotInstalledError,
+    Store,
+    StoreError,
+    default_uri,
+    locked,
+    open_store,
+    told_of,
+)
+
+logger = logging.getLogger(__name__)
+
+SENT = "tracked.json"  # in a run folder: store -> its run
+MODEL = "model"  # among a run's artifacts: that of its model
+PARENT = "mlflow.parentRunId"
+FOLDER = "nocturnal.folder"  # the tag by which a folder is found again
+MEASURES = ("rmse_mg_dl", "mae_mg_dl", "crps_mg_dl")
+AT_ONCE = {"params": 100, "metrics": 900}  # what a store takes in one request
+LONGEST = 5_000  # of a parameter or tag
+
+
+class Tracking(BaseModel, extra="forbid", frozen=True):
+    """Where finished runs are sent; their folders are written anyway."""
+
+    uri: str | None = None  # None: sqlite:///DATA_ROOT/mlflow.db
+    send: bool = True
+    register_models: bool = True  # those of experiments; cells of sweeps are not
+
+
+def send_all(data_root: Path, tracking: Tracking) -> str:
+    """Send every run folder below `data_root` that the store does not have; told in a line.
+
+    Where the store cannot be reached, folders wait: nothing is lost, and the next call tries again.
+    """
+    uri = tracking.uri or default_uri(data_root)
+    root = data_root / RUNS
+    if not tracking.send:
+        return "Tracking store: not asked (tracking.send is false)"
+    with locked(root / ".sending"):  # of two, the second finds what the first has sent
+        waiting = [folder for folder in run_folders(root) if uri not in _sent(folder)]
+        if not waiting:
+            return f"Tracking store: {uri} has every run"
+        try:
+            store = open_store(uri)
+            for folder in waiting:
+                send(store, folder, data_root, tracking)
+        except (StoreError, NotInstalledError) as error:
+            left = sum(uri not in _sent(folder) for folder in waiting)
+            logger.warning("%s", error)
+            return (
+                f"Tracking store: {left} run folders wait, since it could not be reached (above). "
+                f"Nothing is lost: the next run sends them, or `kedro runs send`."
+            )
+    return f"Tracking store: {uri}"
+
+
+def send(store: Store, folder: Path, data_root: Path, tracking: Tracking) -> str:
+    """Send one folder, and return the identifier of its run; sent twice it is there once.
+
+    Raises `StoreError` where the store fails half-way: what was begun is done anew the next time.
+    """
+    metadata = read_metadata(folder)
+    with store.alone(), told_of(store.uri):
+        experiment_id = store.experiment(metadata["experiment"])
+        run_id = _already(store, experiment_id, folder.name)
+        if run_id is None:
+            run_id = _send_whole(store, experiment_id, folder, metadata, data_root)
+    if tracking.register_models:
+        _register(store, run_id, folder, metadata, data_root)
+    sent = _sent(folder) | {store.uri: run_id}
+    (folder / SENT).write_text(json.dumps(sent, indent=2) + "\n")
+    return run_id
+
+
+def _sent(folder: Path) -> dict[str, str]:
+    file = folder / SENT
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise InputError(
+            f"'{file}' cannot be read ({error}). Delete it: the store knows what it has."
+        ) from error
+
+
+def _already(store: Store, experiment_id: str, name: str) -> str | None:
+    """The run of a folder that is wholly there; one that was begun and not ended is taken away."""
+    found = store.client.search_runs([experiment_id], f"tags.\"{FOLDER}\" = '{name}'")
+    for run in found:
+        if run.info.status == "FINISHED":
+            return str(run.info.run_id)
+        for child in store.client.search_runs(
+            [experiment_id], f"tags.\"{PARENT}\" = '{run.info.run_id}'"
+        ):
+            store.client.delete_run(child.info.run_id)
+        store.client.delete_run(run.info.run_id)
+    return None
+
+
+def _send_whole(
+    store: Store, experiment_id: str, folder: Path, metadata: dict[str, Any], data_root: Path
+) -> str:
+    client = store.client
+    began = int(datetime.fromisoformat(metadata["started"]).timestamp() * 1000)
+    tags = _tags(metadata, folder)
+    parent = client.create_run(experiment_id, began, tags | {FOLDER: folder.name}, folder.name)
+    run_id = str(parent.info.run_id)
+    config = _config(folder)
+    _log(store, run_id, params=_flat(config["parameters"]))
+    seconds = {f"seconds.{stage}": value for stage, value in metadata["seconds"].items()}
+    _log(store, run_id, metrics=seconds)
+    store.put(run_id, folder)
+
+    measured = _measured(folder, metadata, config)
+    for lane, model in metadata["models"].items():
+        child = client.create_run(
+            experiment_id, began, tags | {PARENT: run_id} | _tags_of(model), lane
+        )
+        own = str(child.info.run_id)
+        options = {f"options.{name}": value for name, value in model["options"].items()}
+        training = {f"training.{n}": v for n, v in model["record"].get("training", {}).items()}
+        _log(store, own, params=_flat(options | training))
+        _log(store, own, metrics=measured.get(lane, {}) | _costs(model))
+        _log_curves(store, own, folder / LOGS / f"{lane}.csv")
+        artifact = data_root / model["artifact"]
+        if not metadata["sweep"] and artifact.is_dir():
+            store.put(own, artifact, MODEL)
+        client.set_terminated(own)
+    client.set_terminated(run_id)  # the last word: without it the folder is sent anew
+    return run_id
+
+
+def _register(
+    store: Store, run_id: str, folder: Path, metadata: dict[str, Any], data_root: Path
+) -> None:
+    from nocturnal_kedro.registry.models import Registry
+
+    if metadata["sweep"]:
+        return
+    registry = Registry(store.uri, store)
+    for lane, model in metadata["models"].items():
+        artifact = data_root / model["artifact"]
+        if not artifact.is_dir():
+            logger.warning("'%s' of %s is not registered: %s is gone", lane, folder, artifact)
+            continue
+        with told_of(store.uri):
+            child = registry.run_of(run_id, lane)
+        registry.register_model(artifact, metadata["experiment"], run_id=child)
+
+
+def _tags(metadata: dict[str, Any], folder: Path) -> dict[str, str]:
+    """What is the same of a run and of its models: where the numbers come from."""
+    git, hardware = metadata["git"], metadata["hardware"]
+    tags = {
+        "mlflow.source.name": metadata["command"],
+        "mlflow.source.type": "PROJECT",
+        "mlflow.source.git.commit": git["commit"] or "",
+        "nocturnal.git_dirty": git["dirty"],
+        "nocturnal.run": metadata["run_id"],
+        "nocturnal.command": metadata["command"],
+        "nocturnal.environment": metadata["environment"],
+        "nocturnal.config": hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16],
+        "nocturnal.data": metadata["data"],
+        "nocturnal.raw": _raw_fingerprint(metadata),
+        "nocturnal.sources": " ".join(sorted({part["source"] for part in _parts(metadata)})),
+        "nocturnal.hardware": ", ".join(f"{name} {value}" for name, value in hardware.items()),
+    }
+    return {name: str(value)[:LONGEST] for name, value in tags.items()}
+
+
+def _tags_of(model: dict[str, Any]) -> dict[str, str]:
+    base = {
+        "nocturnal.model": model["name"],
+        "nocturnal.kind": model["kind"],
+        "nocturnal.strategy": model["options"].get("strategy", ""),
+        "nocturnal.seed": "" if model["seed"] is None else str(model["seed"]),
+        "nocturnal.key": model["record"]["key"],
+        "nocturnal.device": model["record"].get("hardware", {}).get("name", ""),
+    }
+    return {name: str(value)[:LONGEST] for name, value in base.items()}
+
+
+def _parts(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(metadata["made_from"].values())
+
+
+def _raw_fingerprint(metadata: dict[str, Any]) -> str:
+    """Of all raw files by their hashes."""
+    files = sorted(json.dumps(part["files"], sort_keys=True) for part in _parts(metadata))
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(folder / CONFIG))  # type: ignore[return-value]
+
+
+def _costs(model: dict[str, Any]) -> dict[str, float]:
+    record, cost = model["record"], model["cost"]
+    told = {
+        "training_hours": (record.get("train_seconds") or 0.0) / 3600,
+        "parameters": record.get("parameters"),
+        "trained_parameters": record.get("trained_parameters"),
+        "best_epoch": record.get("best_epoch"),
+        "people": model["people"],
+    } | {f"cost.{name}": value for name, value in cost.items()}
+    return {n: float(v) for n, v in told.items() if isinstance(v, int | float)}
+
+
+def _measured(
+    folder: Path, metadata: dict[str, Any], config: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Every measure of each lane, as SPLIT.MEASURE; errors with their intervals over people.
+
+    Of several seeds each lane has its own errors; the rest of a leaderboard is told where it is of
+    that lane alone.
+    """
+    people = pd.read_csv(folder / DETAILS, dtype=dict.fromkeys((*PERSON, "cell", "data"), str))
+    given = config["parameters"]
+    own = given.get(metadata["experiment"]) or {}
+    comparison = Comparison.model_validate(own.get("comparison") or given["comparison"])
+    measured: dict[str, dict[str, float]] = {lane: {} for lane in metadata["models"]}
+    rows = json.loads((folder / SUMMARY).read_text())
+    for lane, model in metadata["models"].items():
+        told = measured[lane]
+        for row in rows:
+            if _is_of(row, lane, model) and row.get("seeds") in (None, 1):
+                told |= {
+                    f"{row['split']}.{name}": float(value)
+                    for name, value in row.items()
+                    if isinstance(value, int | float) and name not in ("number", "seeds")
+                }
+        for split, scored in _rows_of(people, lane, model).groupby("split"):
+            values_KP = scored[list(MEASURES)].to_numpy(float).T
+            means_RK = bootstrap_means(values_KP, comparison.resamples, comparison.seed)
+            ends = np.transpose(interval(means_RK))
+            for name, values_P, (low, high) in zip(MEASURES, values_KP, ends, strict=True):
+                short = f"{split}.{name.removesuffix('_mg_dl')}"
+                told[f"{short}_mg_dl"] = float(values_P.mean())
+                told[f"{short}_low_mg_dl"], told[f"{short}_high_mg_dl"] = float(low), float(high)
+            told[f"{split}.people"] = float(len(scored))
+            told[f"{split}.nights"] = float(scored["nights"].sum())
+    return measured
+
+
+def _is_of(row: dict[str, Any], lane: str, model: dict[str, Any]) -> bool:
+    """Whether a row of the summary is of this lane, over all sources and nights."""
+    if "question" in row:
+        cell = f"{row['question']}: {row['cell']}, {row['model']}"
+        return row["group"] == "all" and lane.split(", seed ")[0] == cell
+    return row["model"] == model["name"] and row.get("source", "all") == "all"
+
+
+def _rows_of(people: pd.DataFrame, lane: str, model: dict[str, Any]) -> pd.DataFrame:
+    """The people of a lane; what does not say its seed is of one."""
+    own = people[people["model"] == model["name"]]
+    cell = own["cell"].fillna("")
+    if (cell != "").any():
+        own = own[lane.split(", seed ")[0] == cell + ", " + own["model"]]
+    seeds = own["seed"].unique()
+    if len(seeds) > 1:
+        own = own[own["seed"] == model["seed"]]
+    return own
+
+
+def _log(
+    store: Store,
+    run_id: str,
+    params: dict[str, str] | None = None,
+    metrics: dict[str, float] | None = None,
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(datetime.now().timestamp() * 1000)
+    given = [Param(name, value[:LONGEST]) for name, value in (params or {}).items()]
+    for first in range(0, len(given), AT_ONCE["params"]):
+        store.client.log_batch(run_id, params=given[first : first + AT_ONCE["params"]])
+    told = [Metric(n, v, now, 0) for n, v in (metrics or {}).items() if math.isfinite(v)]
+    for first in range(0, len(told), AT_ONCE["metrics"]):
+        store.client.log_batch(run_id, metrics=told[first : first + AT_ONCE["metrics"]])
+
+
+def _log_curves(store: Store, run_id: str, file: Path) -> None:
+    """Each number of each epoch, at its step."""
+    from mlflow.entities import Metric
+
+    if not file.exists():
+        return
+    log = pd.read_csv(file)
+    now = int(datetime.now().timestamp() * 1000)
+    stages = log["stage"].nunique() > 1 if "stage" in log else False
+    told = [
+        Metric(f"{row['stage']}.{name}" if stages else name, float(value), now, int(row["epoch"]))
+        for row in log.to_dict("records")
+        for name, value in row.items()
+        if isinstance(value, int | float) and math.isfinite(value) and name != "epoch"
+    ]
+    for first in range(0, len(told), AT_ONCE["metrics"]):
+        store.client.log_batch(run_id, metrics=told[first : first + AT_ONCE["metrics"]])
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """`training.epochs` -> "10": what is nested by dots, lists as words."""
+    flat: dict[str, str] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + name] = " ".join(map(str, value))
+        else:
+            flat[prefix + name] = "" if value is None else str(value)
+    return flat
