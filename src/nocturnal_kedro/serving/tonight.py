@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,15 @@ class Served:
     task: Task
     grid: GridOptions
     physiology: Physiology
-    answer: Callable[[Data], Answer]
+    answer: Callable[[Person], Answer]
+
+
+class Person(NamedTuple):
+    """A cohort of one, laid out."""
+
+    data: Data
+    row: int  # of the corpus: the origin's
+    account: tuple[Account, ...]  # what became of rows
 
 
 def make_ready(artifact: Artifact, about: About) -> Served:
@@ -108,7 +116,7 @@ def make_ready(artifact: Artifact, about: About) -> Served:
     grid, physiology = _made_ready_by(artifact)
     _require_same_data(artifact, about)
     if artifact.kind == "baseline":
-        answer: Callable[[Data], Answer] = partial(_answer_of_baseline, artifact)
+        answer: Callable[[Person], Answer] = partial(_answer_of_baseline, artifact)
     elif plugins.is_service(artifact.name):
         raise InputError(
             f"'{artifact.name}' is asked of a service elsewhere, which is paid for and would get "
@@ -123,10 +131,9 @@ def make_ready(artifact: Artifact, about: About) -> Served:
 
 def forecast_tonight(served: Served, recent: Recent) -> Tonight:
     """The night from `recent.origin` on. Raises `InputError` on readings that do not suffice."""
-    data, account = lay_out_person(served, recent)
-    [row] = origin_rows(data.corpus, data.origins)
-    warnings = [] if _at_anchor(data, row) else [_off_anchor(served.task)]
-    answer = served.answer(data)
+    person = lay_out_person(served, recent)
+    nights = person.data.origins
+    answer = served.answer(person)
     quantiles_NHQ = calibrate(answer.point_NH, answer.quantiles_NHQ, served.artifact.spread)
     quantiles_NHQ = quantiles_NHQ.astype(np.float32)  # as forecasts are saved
     if not (np.isfinite(answer.point_NH).all() and np.isfinite(quantiles_NHQ).all()):
@@ -135,27 +142,27 @@ def forecast_tonight(served: Served, recent: Recent) -> Tonight:
             "Look at their doses and times."
         )
     target_NH = np.full(answer.point_NH.shape, np.nan)
-    forecasts = Forecasts(data.origins, target_NH, answer.point_NH, quantiles_NHQ, None)
+    forecasts = Forecasts(nights, target_NH, answer.point_NH, quantiles_NHQ, None)
     lows = foresee_lows(forecasts, served.artifact.spread)
     said = lows.iloc[0]
     return Tonight(
         model_id=served.about.model_id,
-        origin=data.origins["origin"].iloc[0].isoformat(),
+        origin=nights["origin"].iloc[0].isoformat(),
         minutes=tuple(STEP_MINUTES * (step + 1) for step in range(served.task.horizon_steps)),
         forecast_mg_dl=answer.point_NH[0].tolist(),
         levels=QUANTILE_LEVELS,
         quantiles_mg_dl=quantiles_NHQ[0].tolist(),
         low_probability=float(said["low_probability"]),
         very_low_probability=float(said["very_low_probability"]),
-        not_on_record=_not_on_record(served.artifact, data, row),
-        warnings=tuple(warnings),
-        account=account,
-        card=_card(served, forecasts, lows, _last_reading(data, row)),
+        not_on_record=_not_on_record(served.artifact, person),
+        warnings=() if _at_anchor(person) else (_off_anchor(served.task),),
+        account=person.account,
+        card=_card(served, forecasts, lows, _last_reading(person)),
     )
 
 
-def lay_out_person(served: Served, recent: Recent) -> tuple[Data, tuple[Account, ...]]:
-    """The person as a cohort of one, and what became of rows. Raises `InputError` as told there.
+def lay_out_person(served: Served, recent: Recent) -> Person:
+    """The person as a cohort of one. Raises `InputError` on readings that do not suffice.
 
     A grid ends with its last reading, so one stands after the origin, in place of the next to
     come: the origin has its slot, and what was given up to it is counted. No window sees it.
@@ -180,15 +187,16 @@ def lay_out_person(served: Served, recent: Recent) -> tuple[Data, tuple[Account,
     readings = Readings(pd.concat([frame, to_come], ignore_index=True), make_tally("read", []))
     series, tally = grid_people(order_readings(SOURCE, readings), served.grid)
     corpus = build_corpus(series, served.physiology)
-    person = {"source": [SOURCE], "subject": [SUBJECT]}
+    key = {"source": [SOURCE], "subject": [SUBJECT]}
     first, last = series["time"].iloc[0].floor("D"), origin + pd.Timedelta(days=2)
-    splits = pd.DataFrame(person | {"split": "patient", "start": [first], "end": [last]})
-    origins = pd.DataFrame(person | {"origin": [origin], "split": "patient"})
+    splits = pd.DataFrame(key | {"split": "patient", "start": [first], "end": [last]})
+    origins = pd.DataFrame(key | {"origin": [origin], "split": "patient"})
     data = Data(corpus, splits, origins, served.task)
-    _require_covered(data)
+    [row] = origin_rows(corpus, origins)
+    _require_covered(data, row)
     tallied = pd.concat([make_tally("read", counted), tally])
     told = tallied.loc[tallied["effect"].isin(CONSIDERED), ["effect", "reason", "rows"]]
-    return data, tuple(Account(**row) for row in told.to_dict("records"))
+    return Person(data, row, tuple(Account(**of) for of in told.to_dict("records")))
 
 
 def _made_ready_by(artifact: Artifact) -> tuple[GridOptions, Physiology]:
@@ -225,11 +233,10 @@ def _require_real(frame: pd.DataFrame, grid: GridOptions) -> None:
         )
 
 
-def _require_covered(data: Data) -> None:
+def _require_covered(data: Data, row: int) -> None:
     """Raise `InputError` where an evaluation would not take the night for lack of readings."""
     # Of the horizon one step alone is looked at: the rest has not come yet.
     asked = data.task.model_copy(update={"horizon_steps": 1})
-    [row] = origin_rows(data.corpus, data.origins)
     rejected = reject_origins(data.corpus, data.splits, asked)["reason"].iloc[row]
     if rejected == "":
         return
@@ -242,11 +249,11 @@ def _require_covered(data: Data) -> None:
     )
 
 
-def _at_anchor(data: Data, row: int) -> bool:
+def _at_anchor(person: Person) -> bool:
     """Whether origins that the model was set right on lie at such a time."""
     # Bedtimes of named people are nobody's here: as of others, it is what was logged last.
-    task = data.task.model_copy(update={"bedtimes": {}})
-    return row in anchor_rows(data.corpus, task)
+    task = person.data.task.model_copy(update={"bedtimes": {}})
+    return person.row in anchor_rows(person.data.corpus, task)
 
 
 def _off_anchor(task: Task) -> str:
@@ -256,34 +263,32 @@ def _off_anchor(task: Task) -> str:
     )
 
 
-def _answer_of_module(artifact: Artifact, module: Any, data: Data) -> Answer:
+def _answer_of_module(artifact: Artifact, module: Any, person: Person) -> Answer:
     from nocturnal_kedro.series.windows import Channels
     from nocturnal_kedro.training.forecast import answer_of_module
 
-    gatherer = data.gatherer(artifact.scaler, Channels(tuple(artifact.options["covariates"])))
-    rows = origin_rows(data.corpus, data.origins)
-    return answer_of_module(module, data.corpus, gatherer, rows)[0]
+    channels = Channels(tuple(artifact.options["covariates"]))
+    gatherer = person.data.gatherer(artifact.scaler, channels)
+    return answer_of_module(module, person.data.corpus, gatherer, np.array([person.row]))[0]
 
 
-def _answer_of_baseline(artifact: Artifact, data: Data) -> Answer:
+def _answer_of_baseline(artifact: Artifact, person: Person) -> Answer:
     from nocturnal_kedro.training.forecast import answer_with
 
-    return answer_with(artifact, data, origin_rows(data.corpus, data.origins))[0]
+    return answer_with(artifact, person.data, np.array([person.row]))[0]
 
 
-def _not_on_record(artifact: Artifact, data: Data, row: int) -> tuple[str, ...]:
+def _not_on_record(artifact: Artifact, person: Person) -> tuple[str, ...]:
     can_use = artifact.options.get("covariates") or ()
-    return tuple(
-        name
-        for name in can_use
-        if name != CLOCK and not data.corpus.observed_TC[row, CHANNELS.index(name)]
-    )
+    known = person.data.corpus.observed_TC[person.row]
+    return tuple(name for name in can_use if name != CLOCK and not known[CHANNELS.index(name)])
 
 
-def _last_reading(data: Data, row: int) -> float:
+def _last_reading(person: Person) -> float:
     """The newest up to the origin, at most an hour old."""
-    [seen] = np.nonzero(data.corpus.observed_TC[: row + 1, 0])
-    return float(data.corpus.values_TC[seen[-1], 0])
+    corpus = person.data.corpus
+    [seen] = np.nonzero(corpus.observed_TC[: person.row + 1, 0])
+    return float(corpus.values_TC[seen[-1], 0])
 
 
 def _card(served: Served, forecasts: Forecasts, lows: pd.DataFrame, last_mg_dl: float) -> NightCard:
