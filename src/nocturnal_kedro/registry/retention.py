@@ -66,7 +66,7 @@ def _kept(runs: dict[Path, dict[str, Any]], keep: int) -> set[Path]:
         of_experiment.setdefault(metadata["experiment"], []).append(folder)
         error = _best_error(folder)
         key = metadata["experiment"], metadata["data"]
-        if error is not None and error < best.get(key, (float("inf"), folder))[0]:
+        if error is not None and error <= best.get(key, (float("inf"), folder))[0]:
             best[key] = error, folder
     for folders in of_experiment.values():
         kept |= set(folders[-keep:])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Store:
         if file is None:
             yield
             return
-        with locked(file.with_name(file.name + ".lock")):
+        with locked(_lock_of(file)):
             yield
 
     def put(self, run_id: str, folder: Path, below: str | None = None) -> None:
@@ -92,17 +93,14 @@ def open_store(uri: str) -> Store:
             'the tracking store needs MLflow, which is not installed: pip install "nocturnal-kedro'
             '[registry]"'
         ) from error
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     file = database_of(uri)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.with_name(file.name + ".lock")
-    with told_of(uri):
+    # Whoever comes first makes the tables.
+    with told_of(uri), locked(_lock_of(file)) if file else nullcontext():
         client = MlflowClient(uri, uri)
-        if file:
-            with locked(lock):  # tables are made by the first who comes
-                client.search_experiments(max_results=1)
-        else:
-            client.search_experiments(max_results=1)
+        client.search_experiments(max_results=1)
     return Store(uri, client)
 
 
@@ -131,6 +129,10 @@ def told_of(uri: str) -> Iterator[None]:
 def database_of(uri: str) -> Path | None:
     """The file of an embedded store; None of a server."""
     return Path(uri.removeprefix(EMBEDDED)).resolve() if uri.startswith(EMBEDDED) else None
+
+
+def _lock_of(database: Path) -> Path:
+    return database.with_name(database.name + ".lock")
 
 
 def local_path(uri: str) -> Path | None:
