@@ -64,7 +64,12 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Read what `save_artifact` wrote; `InputError` names a file that is absent or has changed."""
+    """Read what `save_artifact` wrote.
+
+    `InputError` names a file that is absent, has changed, or holds what nobody could forecast with:
+    hashes are no proof of who wrote it.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     require_whole(folder)
@@ -72,18 +77,29 @@ def load_artifact(folder: Path) -> Artifact:
         described = json.loads((folder / "artifact.json").read_text())
         fields = {name: described[name] for name in DESCRIBED}
         scaler = Scaler(**described["scaler"])
+        scaled_by = np.array([*scaler.mean.values(), *scaler.std.values()], float)
         spread = Spread(**load_file(folder / "spread.safetensors"))
-    except (KeyError, TypeError, ValueError) as error:
+        state = load_file(folder / "weights.safetensors")
+    except SafetensorError as error:
+        raise InputError(
+            f"weights or spread in '{folder}' declare tensors that are not there ({error}). Run "
+            f"the training pipeline again, or load another version with --load-versions."
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"'{folder}' was written by another version of the project ({error!r}). Run the "
             f"training pipeline again, or load another version with --load-versions."
         ) from error
     fields["people"] = tuple(fields["people"])
+    if fields["kind"] == "model":  # a baseline may know nothing of somebody
+        _require_numbers(folder / "weights.safetensors", state)
+    _require_numbers(folder / "spread.safetensors", spread._asdict())
+    _require_numbers(folder / "artifact.json", {"scaler": scaled_by})
     return Artifact(
         **fields,
         scaler=scaler,
         spread=spread,
-        state=load_file(folder / "weights.safetensors"),
+        state=state,
         log=pd.read_csv(folder / "training_log.csv"),
     )
 
@@ -102,12 +118,23 @@ def require_whole(folder: Path) -> None:
             raise InputError(f"'{folder / SUMS}' does not list {name}. {remedy}")
     for digest, name in listed:
         file = folder / name
+        if file.parent != folder or name == "..":
+            raise InputError(f"'{folder / SUMS}' names '{name}', which is outside that folder.")
         if not file.is_file():
             raise InputError(f"'{file}' is missing. {remedy}")
         if sha256(file) != digest:
             raise InputError(
                 f"'{file}' is damaged: its SHA-256 is not the one it was written with "
                 f"({digest[:12]}). {remedy}"
+            )
+
+
+def _require_numbers(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise InputError(
+                f"'{file}': '{name}' holds NaN, and could only forecast NaN. Run the training "
+                f"pipeline again."
             )
 
 
