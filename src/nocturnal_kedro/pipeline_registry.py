@@ -13,6 +13,7 @@ from nocturnal_kedro.errors import InputError, require_known
 from nocturnal_kedro.pipelines import (
     data_processing,
     evaluation,
+    migration,
     overview,
     reporting,
     training,
@@ -85,6 +86,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         EXPERIMENTS.get(chosen, EXPERIMENTS[DEFAULT]), _selected.get("model", "ttm")
     )
     registered["overview"] = overview.create_pipeline()
+    registered["migrate_ttm"] = migration.create_pipeline()
     registered["__default__"] = registered[DEFAULT]
     return registered
 

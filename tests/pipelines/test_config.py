@@ -18,10 +18,11 @@ from tests.conftest import PROJECT
 
 ENVS = sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir())
 STAGES = ("data_processing", "training", "evaluation", "reporting")
+OTHERS = ("tuning", "overview", "migrate_ttm")
 SWEEPS = plugins.names("sweep")
 PEOPLE = {  # datasets with a row, a name or a window of a person
     "readings", "prepared", "series", "series_tally", "overlaps", "splits", "corpus", "origins",
-    "answers", "trained", "saved_scores",
+    "answers", "trained", "migrated", "saved_scores",
     "{experiment}.origins", "{experiment}.outcomes", "{experiment}.tally",
     "{experiment}.cells", "{experiment}.forecasted", "{experiment}.cell_scores",
     "{experiment}.groups", "{experiment}.by_person",
@@ -44,7 +45,7 @@ def context(request: pytest.FixtureRequest, project: None) -> KedroContext:
 
 
 def test_every_stage_and_experiment_is_registered(context: KedroContext) -> None:
-    assert set(pipelines) == {*STAGES, "tuning", "overview", *EXPERIMENTS, *SWEEPS, "__default__"}
+    assert set(pipelines) == {*STAGES, *OTHERS, *EXPERIMENTS, *SWEEPS, "__default__"}
     assert pipelines["__default__"].nodes == pipelines["nocturnal_point"].nodes
     names = {node.name for stage in STAGES for node in pipelines[stage].nodes}
     assert names == {node.name for node in pipelines["nocturnal_point"].nodes}

@@ -23,6 +23,7 @@ from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.hooks.command_line import told_on_the_command_line
 from nocturnal_kedro.metrics.compare import FEWEST_TO_TELL_APART
 from nocturnal_kedro.metrics.overview import tell_overview
+from nocturnal_kedro.registry.migration import tell_migration
 from nocturnal_kedro.training.space import told
 from nocturnal_kedro.versions import versions
 
@@ -42,7 +43,9 @@ PARTS_OF_A_RUN = {
     "load_versions": "--load-versions",
     "only_missing_outputs": "--only-missing-outputs",
 }
-STAGES = ("data_processing", "tuning", "training", "evaluation", "reporting", "overview")
+STAGES = (
+    "data_processing", "tuning", "training", "evaluation", "reporting", "overview", "migrate_ttm",
+)  # fmt: skip
 
 
 class RunRecord:
@@ -148,6 +151,9 @@ class Summary:
             if name == "overview":
                 click.echo(tell_overview(catalog.load(name)))
                 click.echo(f"Overview: {_path(catalog, name)}")
+            if name == "migration":
+                click.echo(tell_migration(catalog.load(name)))
+                click.echo(f"Migration: {_path(catalog, name)}")
             if name.endswith(".trials"):
                 click.echo(_search_in_short(catalog.load(name)))
                 click.echo(f"Trials: {_path(catalog, name)}")

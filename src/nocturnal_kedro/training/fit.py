@@ -318,16 +318,24 @@ def _learnt_from(data: Data, splits: tuple[str, ...] = LEARNT_FROM) -> list[dict
 
 def require_apart(artifact: Artifact, data: Data) -> None:
     """Raise `InputError` if it has learnt from, or was chosen by, time that is tested on now."""
-    if "learnt_from" not in artifact.record:
+    learnt_from = artifact.record.get("learnt_from")
+    if learnt_from is None:
         raise InputError(
             f"the artifact of '{artifact.name}' does not tell which days it has learnt from: it "
-            f"was written by another version. Run the training pipeline again."
+            f"was written by another version, or elsewhere. Run the training pipeline again, or "
+            f"migrate_ttm with migration.learnt_from."
         )
-    learnt = pd.DataFrame(
-        artifact.record["learnt_from"], columns=["source", "subject", "start", "end"]
-    )
-    learnt[["start", "end"]] = learnt[["start", "end"]].apply(pd.to_datetime)
     tested = data.splits[data.splits["split"].isin(TEST_SPLITS)]
+    # Of a model from elsewhere no more is known than the source.
+    whole = {row["source"] for row in learnt_from if row["subject"] is None}
+    for source in sorted(whole & set(tested["source"])):
+        raise InputError(
+            f"the weights of '{artifact.name}' have learnt from the source '{source}', and nobody "
+            f"knows from whose days: those that are tested on now may be among them. Start from "
+            f"other weights, or test on other sources."
+        )
+    learnt = pd.DataFrame(learnt_from, columns=["source", "subject", "start", "end"])
+    learnt[["start", "end"]] = learnt[["start", "end"]].apply(pd.to_datetime)
     both = learnt.merge(tested, on=["source", "subject"], suffixes=("", "_tested"))
     known = both[(both["start"] < both["end_tested"]) & (both["start_tested"] < both["end"])]
     if len(known):

@@ -1,0 +1,3 @@
+from nocturnal_kedro.pipelines.migration.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
