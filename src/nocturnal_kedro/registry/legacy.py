@@ -92,8 +92,11 @@ def find_folders(root: Path) -> list[Found]:
         )
     root = root.resolve()
     found = [_look(root, path) for path in _entries(root) if _may_hold_a_model(path)]
-    if (root / SCRIPTS).is_dir() and _is_below(root, root / SCRIPTS):
-        found += [_look(root, path) for path in _entries(root / SCRIPTS)]
+    scripts = root / SCRIPTS
+    if scripts.is_symlink() or (_is_there(scripts) and not scripts.is_dir()):
+        found.append(Found(SCRIPTS, scripts, fault="is a link or a file, not a folder of models"))
+    elif scripts.is_dir():
+        found += [_look(root, path) for path in _entries(scripts)]
     if not found:
         raise InputError(
             f"no model is below legacy_root '{root}': expected "
@@ -379,13 +382,15 @@ def _of_pickle(name: str, content: bytes, most_bytes: int) -> Any:
 
 def _globals(pickled: bytes) -> list[str]:
     """Whatever a pickle names to be called, 'module name'; nothing of it is run."""
-    named = []
+    named, texts = [], [""]
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
+            if isinstance(argument, str):
+                texts.append(argument)
             if opcode.name == "GLOBAL":
                 named.append(shown(argument))
-            elif opcode.name in OTHER_WAYS_TO_NAME:
-                named.append(shown(argument or opcode.name))
+            elif opcode.name in OTHER_WAYS_TO_NAME:  # mostly by the two texts before it
+                named.append(shown(" ".join([*texts[-2:], f"({opcode.name})"])))
     except Exception:  # what stands before the damage is told; torch says the rest
         pass
     return named

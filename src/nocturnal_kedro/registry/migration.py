@@ -297,7 +297,11 @@ def _artifact(
                 context_steps=config.context_length, horizon_steps=config.horizon
             ).model_dump(),
             "versions": versions(),
-            "parameters": sum(w.numel() for w in legacy.state.values() if w.is_floating_point()),
+            "parameters": sum(
+                weight.numel()
+                for name, weight in legacy.state.items()
+                if weight.is_floating_point() and ".running_" not in name
+            ),
             "trained_parameters": None,
             "windows": None,
             "best_epoch": None,
