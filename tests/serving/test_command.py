@@ -1,0 +1,66 @@
+"""`kedro serve` finds what it is to serve, listens here alone, and says what it cannot do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from nocturnal_kedro.serving.command import serve
+from nocturnal_kedro.serving.tonight import About
+from nocturnal_kedro.training.artifact import SUMS, Artifact, save_artifact, sha256
+from tests.serving.conftest import Cohort, ask
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What uvicorn would have been started with; that it does is benchmarks/serving.py's."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("uvicorn.run", lambda app, **how: given.update(how, app=app))
+    return given
+
+
+def test_a_folder_is_served_on_this_machine_alone(
+    ttm: Artifact, about: About, cohort: Cohort, started: dict[str, Any], tmp_path: Path
+) -> None:
+    save_artifact(ttm, tmp_path / "ttm")
+    about.lows.to_parquet(tmp_path / "lows.parquet")
+    about.outcomes.to_parquet(tmp_path / "outcomes.parquet")
+    beside = [f"--{name}={tmp_path / name}.parquet" for name in ("lows", "outcomes")]
+    done = CliRunner().invoke(serve, [f"--artifact={tmp_path / 'ttm'}", *beside])
+    assert done.exit_code == 0, done.output
+    assert (started["host"], started["port"], started["access_log"]) == ("127.0.0.1", 8000, False)
+    app = started["app"]
+    assert isinstance(app, FastAPI)
+    client = TestClient(app)
+    assert client.get("/version").json()["fingerprint"] == sha256(tmp_path / "ttm" / SUMS)
+    told = client.post("/forecast", json=ask(cohort, cohort.night(), days=1.3)).json()
+    assert told["card"]["low"]["reliability"]["validation_nights"] > 5
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "name one model"),
+        (["a/1", "--artifact=."], "name one model"),
+        (["--artifact=."], "has no readable SHA256SUMS"),
+        (["--artifact=nowhere"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    given: list[str], words: str, started: dict[str, Any], tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(serve, [*given, f"--data-root={tmp_path}"])
+    assert done.exit_code != 0
+    assert words in done.output
+    assert "Traceback" not in done.output
+    assert not started
+
+
+def test_a_model_of_nobodys_registry_is_named(started: dict[str, Any], tmp_path: Path) -> None:
+    done = CliRunner().invoke(serve, ["nocturnal_point/7", f"--data-root={tmp_path}"])
+    assert done.exit_code == 1
+    assert "nocturnal_point" in done.output
+    assert not started
