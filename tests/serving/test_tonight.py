@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from nocturnal_kedro.errors import InputError, validated
+from nocturnal_kedro.metrics.calibration import Spread
 from nocturnal_kedro.metrics.cards import make_cards
 from nocturnal_kedro.metrics.forecasts import NIGHT, QUANTILES, lay_out
 from nocturnal_kedro.series.schema import MG_DL_PER_MMOL_L
@@ -163,6 +164,8 @@ def test_an_artifact_that_cannot_be_served_says_why(ttm: Artifact, about: About)
     record = {name: value for name, value in ttm.record.items() if name != "made_ready_by"}
     with pytest.raises(InputError, match="does not tell how insulin and carbs act"):
         make_ready(replace(ttm, record=record), about)
+    with pytest.raises(InputError, match="never set right on validation"):
+        make_ready(replace(ttm, spread=Spread.none(96)), about)
     with pytest.raises(InputError, match="by a model of other data"):
         make_ready(replace(ttm, record=ttm.record | {"data": "other"}), about)
     with pytest.raises(InputError, match="asked of a service elsewhere"):

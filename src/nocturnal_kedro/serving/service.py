@@ -59,7 +59,7 @@ class Version(BaseModel, extra="forbid", frozen=True):
     fingerprint: str  # SHA-256 of the artifact's hashes
     package: str
     trained: str | None  # when, where that is known
-    data: str  # fingerprint of readings, splits and origins that it was fitted to
+    data: str | None  # fingerprint of readings, splits and origins that it was fitted to
     people: int  # that it has learnt from
     anchor: str
     context_steps: int
@@ -114,7 +114,7 @@ def make_app(artifact: Artifact, about: About, threads: int = 1) -> FastAPI:
             fingerprint=about.fingerprint,
             package=nocturnal_kedro.__version__,
             trained=about.trained,
-            data=artifact.record["data"],
+            data=artifact.record.get("data") or None,
             people=len(artifact.people),
             anchor=served.task.anchor,
             context_steps=served.task.context_steps,

@@ -114,6 +114,7 @@ def make_ready(artifact: Artifact, about: About) -> Served:
 
     task = Task.model_validate(artifact.record["task"])
     grid, physiology = _made_ready_by(artifact)
+    _require_spread(artifact)
     _require_same_data(artifact, about)
     if artifact.kind == "baseline":
         answer: Callable[[Person], Answer] = partial(_answer_of_baseline, artifact)
@@ -211,9 +212,19 @@ def _made_ready_by(artifact: Artifact) -> tuple[GridOptions, Physiology]:
     return GridOptions.model_validate(told["grid"]), Physiology.model_validate(told["physiology"])
 
 
+def _require_spread(artifact: Artifact) -> None:
+    """Raise `InputError` where nothing was learnt of how the model errs, as of a migrated one."""
+    if not artifact.spread.log_offset_HQ.any():
+        raise InputError(
+            f"'{artifact.name}' was never set right on validation nights: nothing is known of how "
+            f"far it errs, and its intervals would have no width. Run it on data of your own: "
+            f"model_options.{artifact.name}.weights=FOLDER with strategy zero_shot or fine_tune."
+        )
+
+
 def _require_same_data(artifact: Artifact, about: About) -> None:
     """Raise `InputError` where validation nights were told by a model of other data."""
-    if len(about.lows) and set(about.lows["data"]) != {artifact.record["data"]}:
+    if len(about.lows) and set(about.lows["data"]) != {artifact.record.get("data")}:
         raise InputError(
             f"the lows that cards of '{artifact.name}' would lean on were told by a model of other "
             f"data. Give those of its own run, EXPERIMENT/{artifact.name}_lows.parquet."
