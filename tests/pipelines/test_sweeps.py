@@ -20,6 +20,10 @@ import torch
 
 from nocturnal_kedro import plugins
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.registry.models import Registry
+from nocturnal_kedro.registry.run_folder import RUNS, run_folders
+from nocturnal_kedro.registry.store import default_uri
+from nocturnal_kedro.registry.tracking import Tracking, send_all
 from tests.conftest import PROJECT, SMALL, SWEPT, TRAINED, Run, Sweep, invent_readings
 
 pytestmark = pytest.mark.slow
@@ -340,3 +344,16 @@ def test_without_meals_on_record_there_is_nothing_to_ask_after(run: Run, tmp_pat
             raw_root=str(tmp_path / "raw"), source_options={},
         )  # fmt: skip
     assert not list(tmp_path.rglob("origins.csv"))
+
+
+def test_a_sweep_leaves_a_folder_of_its_cells(sweep: Sweep) -> None:
+    data_root, _ = sweep("ablation")
+    [folder] = [f for f in run_folders(data_root / RUNS) if f.name.startswith("ablation_tsmixer_")]
+    told = json.loads((folder / "metadata.json").read_text())
+    names = [name for name in told["models"] if name.startswith("context: ")]
+    assert any(name.endswith(", tsmixer, seed 3") for name in names)
+    assert all((data_root / model["artifact"]).is_dir() for model in told["models"].values())
+    people = pd.read_csv(folder / "results/detailed_results.csv")
+    assert "validation" in set(people["split"])
+    assert "Tracking store: sqlite" in send_all(data_root, Tracking())
+    assert Registry(default_uri(data_root)).find_models().empty  # variants are not for use
