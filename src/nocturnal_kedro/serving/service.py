@@ -99,13 +99,14 @@ def make_app(artifact: Artifact, about: About, threads: int = 1) -> FastAPI:
         with one_at_a_time:
             return forecast_tonight(served, recent)
 
+    # Answered at once, while forecasts wait for their turn in threads.
     @app.get("/health")
-    def health() -> Health:
+    async def health() -> Health:
         """Whether it answers."""
         return Health()
 
     @app.get("/version")
-    def version() -> Version:
+    async def version() -> Version:
         """Which model answers, and what it was fitted to."""
         return Version(
             model_id=about.model_id,
