@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 2**20  # a month of readings every 5 minutes, with doses, is 1 MB
+MOST_READ = 4 * MOST_BYTES  # and thrown away: who is cut off while sending does not see why
 MOST_AT_ONCE = 64  # requests that are held; the others are told to come back
 SHOWN_FAULTS, MOST_TOLD = 5, 2000  # of a refusal: faults, and letters
 BAD_BODY = "the body cannot be read: give JSON in UTF-8, as /openapi.json describes it."
@@ -158,9 +159,9 @@ def require_serving() -> None:
 class Limits:
     """ASGI middleware: no body beyond MOST_BYTES, no more than MOST_AT_ONCE, and no reading logged.
 
-    A body is read whole before it is passed on, so that one sent in pieces without a length is cut
-    off as well. What goes wrong inside is logged by its kind and place: its message may hold what
-    was sent.
+    A body is read whole before it is passed on, so that one sent in pieces without a length is
+    measured as well. What goes wrong inside is logged by its kind and place: its message may hold
+    what was sent.
     """
 
     def __init__(self, app: Any) -> None:
@@ -182,21 +183,23 @@ class Limits:
             self.held -= 1
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        too_large = f"the body is larger than {MOST_BYTES} bytes: give the last days alone."
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > MOST_BYTES:
-            await _send(send, 413, too_large)
-            return
-        body, more = bytearray(), True
-        while more:
+        size = int(declared[:20]) if declared.isdigit() else 0
+        body, sent, more = bytearray(), 0, size <= MOST_READ
+        while more and sent <= MOST_READ:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
+            piece = message.get("body", b"")
+            sent += len(piece)
+            if sent <= MOST_BYTES:
+                body += piece
             more = message.get("more_body", False)
-            if len(body) > MOST_BYTES:
-                await _send(send, 413, too_large)
-                return
+        if max(size, sent) > MOST_BYTES:
+            await _send(
+                send, 413, f"the body has over {MOST_BYTES} bytes: give the last days alone."
+            )
+            return
         messages = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
         started = False
 
