@@ -373,6 +373,14 @@ def cut(folder: Path, sentinel: Path) -> None:
     (folder / "model.pt").write_bytes(content[: len(content) // 2])
 
 
+def one_bit(folder: Path, sentinel: Path) -> None:
+    with zipfile.ZipFile(folder / "model.pt") as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        content, numbers = (folder / "model.pt").read_bytes(), archive.read(largest)
+    at = content.index(numbers) + 1  # within a number: it stays one
+    (folder / "model.pt").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
 def write(name: str, text: str) -> Callable[[Path, Path], None]:
     def attack(folder: Path, sentinel: Path) -> None:
         (folder / name).write_text(text.replace("SENTINEL", str(sentinel)))
@@ -456,6 +464,7 @@ REFUSED = {
         weight(HEAD, lambda w: torch.zeros(1).expand(2_500_000_000)), "declares 10000000000 bytes"
     ),
     "a compressed archive": (compressed, "is compressed"),
+    "one bit of a weight": (one_bit, "is damaged: 'model/data/.*' has another check sum"),
     "weights cut short": (cut, "not a file of torch.save"),
     "no weights at all": (saved(lambda state, _: [1, 2]), "holds no state dict"),
     "weights that are NaN": (weight(HEAD, lambda w: w * float("nan")), f"'{HEAD}' is not finite"),

@@ -365,8 +365,12 @@ def _of_pickle(name: str, content: bytes, most_bytes: int) -> Any:
             pickles = [told for told in names if told.endswith(".pkl")]
             if len(set(names)) < len(names) or len(pickles) != 1:
                 raise InputError(f"{name} is not a state dict: it holds {len(pickles)} pickles")
+            if damaged := archive.testzip():
+                raise InputError(f"{name} is damaged: '{shown(damaged)}' has another check sum")
             named = _globals(archive.read(pickles[0]))
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
         raise InputError(f"{name} is a damaged zip file: {shown(error)}") from error
     for told in named:
         if not KNOWN_GLOBALS.fullmatch(told):
