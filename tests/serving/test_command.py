@@ -59,8 +59,23 @@ def test_what_cannot_be_served_is_one_line(
     assert not started
 
 
-def test_a_model_of_nobodys_registry_is_named(started: dict[str, Any], tmp_path: Path) -> None:
-    done = CliRunner().invoke(serve, ["nocturnal_point/7", f"--data-root={tmp_path}"])
-    assert done.exit_code == 1
-    assert "nocturnal_point" in done.output
-    assert not started
+@pytest.mark.slow
+def test_a_registered_model_is_served_by_its_id(
+    ttm: Artifact, started: dict[str, Any], tmp_path: Path
+) -> None:
+    from nocturnal_kedro.registry.models import Registry
+    from nocturnal_kedro.registry.store import default_uri
+
+    save_artifact(ttm, tmp_path / "ttm")
+    place = f"--data-root={tmp_path}"
+    Registry(default_uri(tmp_path)).register_model(tmp_path / "ttm", "nocturnal_point")
+    done = CliRunner().invoke(serve, ["nocturnal_point/1", place])
+    assert done.exit_code == 0, done.output
+    version = TestClient(started["app"]).get("/version").json()
+    assert version["model_id"] == "nocturnal_point/1"
+    assert version["fingerprint"] == sha256(tmp_path / "ttm" / SUMS)
+    for unknown in ("nocturnal_point/2", "nocturnal_pint/1", "nocturnal_point@champion"):
+        done = CliRunner().invoke(serve, [unknown, place])
+        assert done.exit_code == 1
+        assert "nocturnal_point" in done.output
+        assert "Traceback" not in done.output
