@@ -1,6 +1,9 @@
 """Folders of runs come to the store whole, once, and whatever happens on the way."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from nocturnal_kedro.registry.run_folder import RUNS, run_folders
 from nocturnal_kedro.registry.store import default_uri, open_store
 from nocturnal_kedro.registry.tracking import PARENT, Tracking, send_all
 from nocturnal_kedro.training.artifact import load_artifact
-from tests.conftest import Run
+from tests.conftest import PROJECT, Run
 from tests.registry.conftest import Invent
 
 ERRORS = [20.0, 22, 24]
@@ -141,3 +144,45 @@ def test_each_seed_has_its_own_errors(run: Run, tmp_path: Path) -> None:
     assert np.mean(two) == pytest.approx(float(row["rmse_mg_dl"][0]), rel=1e-9)
     found = Registry(default_uri(tmp_path)).find_models(model="ttm")
     assert sorted(found["seed"]) == ["3", "4"]
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+import pandas as pd
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from nocturnal_kedro.registry.models import Registry
+from nocturnal_kedro.registry.store import default_uri
+from nocturnal_kedro.training.forecast import forecast
+
+project, data_root = map(Path, sys.argv[1:])
+bootstrap_project(project)
+registry = Registry(default_uri(data_root))
+best = registry.find_models(kind="model")["id"][0]
+with KedroSession.create(project, runtime_params={"data_root": str(data_root)}) as session:
+    catalog = session.load_context().catalog
+    data = [catalog.load(name) for name in ("corpus", "splits", "origins")]
+artifact = registry.get_model(best)
+saved = catalog.load(f"nocturnal_point.{artifact.name}.forecasts")
+made, _ = forecast(artifact, *data)
+pd.testing.assert_frame_equal(made[list(saved)], saved, check_exact=True)
+print(best, artifact.name, len(saved))
+"""
+
+
+@pytest.mark.slow
+def test_the_better_of_two_models_forecasts_in_a_fresh_process_what_was_saved(
+    finished_copy: Path,
+) -> None:
+    send_all(finished_copy, Tracking())
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, str(PROJECT), str(finished_copy)],
+        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model_id, name, rows = done.stdout.split()
+    found = Registry(default_uri(finished_copy)).find_models(kind="model")
+    assert (found["id"][0], found["model"][0]) == (model_id, name)
+    assert found["validation_rmse_mg_dl"].is_monotonic_increasing
+    assert int(rows) > 1000
