@@ -1,4 +1,4 @@
-"""Commands of `kedro` in this project, beyond Kedro's own: `kedro models` and `kedro runs`.
+"""Commands of `kedro` in this project, beyond Kedro's own: `kedro models`, `runs` and `serve`.
 
 Whatever is heavy is imported when a command is given: every `kedro` command loads this file.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.serving.command import serve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,9 @@ CRITERIA = ("experiment", "model", "kind", "strategy", "source", "data", "seed")
 @click.group(name="nocturnal_kedro")
 def cli() -> None:
     """Commands of nocturnal_kedro."""
+
+
+cli.add_command(serve)
 
 
 @cli.group()
