@@ -78,7 +78,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
         {"num_input_channels": 4, "prediction_channel_indices": [2], "use_decoder": False},
         {"adaptive_patching_levels": 2, "resolution_prefix_tuning": True, "self_attn": True},
         {"decoder_raw_residual": True, "decoder_d_model": 16, "norm_mlp": "BatchNorm"},
-        {"patch_stride": 32, "gated_attn": False, "use_positional_encoding": True},
+        {"gated_attn": False, "use_positional_encoding": True, "norm_eps": 1e-3},
         {"scaling": "std", "prediction_filter_length": 48, "expansion_factor": 3},
     ],
 )
@@ -87,7 +87,7 @@ def test_a_network_of_any_kind_forecasts_as_it_did(
     changes: dict[str, Any], layout: str, tmp_path: Path
 ) -> None:
     if layout == "script":  # which says no more than no shape tells
-        said = ("context_length", "patch_stride", "num_input_channels", "scaling")
+        said = ("context_length", "norm_eps", "num_input_channels", "scaling")
         said += ("prediction_channel_indices", "prediction_filter_length")
         config = {"network": {n: v for n, v in (TINY | changes).items() if n in said}}
         script_folder(tmp_path, NAME, config=config, **changes)
@@ -373,6 +373,12 @@ def cut(folder: Path, sentinel: Path) -> None:
     (folder / "model.pt").write_bytes(content[: len(content) // 2])
 
 
+def attention(folder: Path, sentinel: Path) -> None:
+    """Sixteen features are not to be shared by five heads."""
+    torch.save(network(self_attn=True).state_dict(), folder / "model.pt")
+    said(self_attn_heads=5)(folder, sentinel)
+
+
 def one_bit(folder: Path, sentinel: Path) -> None:
     with zipfile.ZipFile(folder / "model.pt") as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
@@ -473,6 +479,7 @@ REFUSED = {
     "sparse weights": (weight(HEAD, lambda w: w.to_sparse()), "no part of a state dict"),
     "another horizon": (said(prediction_length=72), "prediction_length is 72, and.*have 96"),
     "another width": (said(d_model=32), "model.d_model is 32, and the weights have 16"),
+    "heads that share no features": (attention, "the library cannot build such a network"),
     "another context": (said(context_length=1024), "is 1024, and the weights have 8 patches of 64"),
     "two contexts": (metadata(context_length=360), "is 512.*metadata.json: context_length is 360"),
     "a shape of its own": (weight(HEAD, lambda w: w[:, :-1]), f"'{HEAD}' has the shape"),

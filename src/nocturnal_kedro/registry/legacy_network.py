@@ -122,8 +122,8 @@ CHECKED = (
 )  # fmt: skip
 # What networks are told by that this project cannot build.
 TOO_NEW = (
-    "multi_quantile_head", "multi_scale", "register_tokens", "use_fft_embedding", "decompose",
-    "light_mode", "categorical_vocab_size_list",
+    "multi_quantile_head", "multi_scale", "register_tokens", "fft_length", "decompose",
+    "light_mode", "enable_base_norm_always", "categorical_vocab_size_list",
 )  # fmt: skip
 Told = dict[str, tuple[Any, str]]  # a setting's value, and where it stands
 
@@ -480,8 +480,11 @@ def _library_network(legacy: Legacy, config: Config) -> nn.Module:
     def build() -> nn.Module:
         return TinyTimeMixerForPrediction(TinyTimeMixerConfig(**config.model_dump()))
 
-    with torch.device("meta"):  # no room is taken for what no weight is there
-        shapes = {name: weight.shape for name, weight in build().state_dict().items()}
+    try:
+        with torch.device("meta"):  # no room is taken for what no weight is there
+            shapes = {name: weight.shape for name, weight in build().state_dict().items()}
+    except Exception as error:  # the library raises no narrower one
+        raise InputError(f"the library cannot build such a network: {shown(error)}") from error
     for name in sorted(shapes.keys() | legacy.state.keys()):
         if name not in shapes or name not in legacy.state:
             lacks = "the configuration" if name not in shapes else "the folder"
