@@ -120,6 +120,18 @@ def delete_model(data_root: Path, tracking: Tracking, model_id: str) -> None:
     click.echo(_registry(data_root, tracking).delete(model_id, data_root))
 
 
+@models.command("package")
+@click.argument("model_id")
+@click.argument("folder", type=click.Path(path_type=Path))
+@of_place
+def package_model(data_root: Path, tracking: Tracking, model_id: str, folder: Path) -> None:
+    """Write a model as an MLflow python_function, which forecasts where the project is not."""
+    from nocturnal_kedro.serving.packaged import write_pyfunc
+
+    write_pyfunc(_registry(data_root, tracking).folder_of(model_id), folder)
+    click.echo(f"{folder}: mlflow.pyfunc.load_model('{folder}').predict(frame)")
+
+
 @models.command("register")
 @click.argument("artifact", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--name", required=True, help="under which it is registered")
