@@ -8,7 +8,7 @@ the quantiles, P(low tonight) and the card of a night. One process answers, one 
 Targets, which `--check` holds (exit 1 where one is missed):
 - HTTP, JSON and checks add at most 0.6 times what the forecast takes in Python.
 - 16 clients at once get at least 0.7 times as many answers a second as one does.
-- Of 16 at once nobody waits long past their turn: p99 is at most 3 times 16 forecasts of the usual.
+- Of 16 at once nobody waits long past their turn: p99 is at most 3 times 16 answers to one.
 - 500 answers more take under 32 MiB more memory.
 - Every request is answered by 200.
 """
