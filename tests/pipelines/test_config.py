@@ -30,7 +30,7 @@ PEOPLE = {  # datasets with a row, a name or a window of a person
     "tally", "quality", "made_from", "outcomes",
     "{experiment}.{model}.model",
     "{experiment}.{model}.unfinished", "{experiment}.{model}.searches",
-    "{experiment}.{model}.winner",
+    "{experiment}.{model}.winner", "{experiment}.figures",
     "{experiment}.{model}.forecasts", "{experiment}.{model}.lows",
     "{experiment}.{model}.scores", "{experiment}.{model}.night_scores",
     "{experiment}.{model}.level_scores", "{experiment}.{model}.low_readings",

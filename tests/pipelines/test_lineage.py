@@ -90,7 +90,7 @@ def test_lineage_has_no_loose_end(lineage: str) -> None:
     ends = {"answers", "readings", "run_record", "trained"}
     ends |= {f"nocturnal_point.{model}.unfinished" for model in plugins.names("model")}
     assert {n["name"] for n in nodes if n["id"] not in fed} == ends
-    last = {"nocturnal_point.report", "nocturnal_point.tables"}
+    last = {f"nocturnal_point.{made}" for made in ("report", "figures", "tables")}
     assert {n["name"] for n in nodes if n["id"] not in feeding} == last
     data = [node for node in nodes if node["type"] == "data"]
     assert {n["name"] for n in data if n["layer"] is None} == set()
