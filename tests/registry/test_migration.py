@@ -452,6 +452,9 @@ HEAD = "head.base_forecast_block.weight"
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)
 )
+MERGES = "a0: &a0 {k: 1}\n" + "".join(  # 2^40 keys in 1 KB
+    f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}]}}\n" for n in range(40)
+)
 TAG = "model: !!python/object/apply:os.system ['touch SENTINEL']\n"
 REFUSED = {
     "a pickle that runs a command": (pickled(Shell, 2), "names 'posix system'"),
@@ -500,6 +503,8 @@ REFUSED = {
     "other steps": (metadata(freq="15min"), "the steps here are of 5 minutes"),
     "a tag that runs code": (write("config.yaml", TAG), "not plain YAML.*python/object/apply"),
     "aliases of aliases": (write("config.yaml", BOMB), "more than 20000 values"),
+    "merges of merges": (write("config.yaml", MERGES), r"merges settings into others \(<<\)"),
+    "an endless number": (write("config.yaml", "a: 1" + ":59" * 90_000), "of 270001 characters"),
     "an alias of itself": (write("config.yaml", "a: &a [*a]"), "deeper"),
     "YAML that is too long": (write("config.yaml", "#" * 1_100_000), "at most 1048576 are read"),
     "JSON that is too long": (write("metadata.json", " " * 1_100_000), "has 1100000 bytes"),

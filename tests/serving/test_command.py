@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from nocturnal_kedro.serving.command import serve
+from nocturnal_kedro.serving.command import find_model, serve
 from nocturnal_kedro.serving.tonight import About
 from nocturnal_kedro.training.artifact import SUMS, Artifact, save_artifact, sha256
 from tests.serving.conftest import Cohort, ask
@@ -57,6 +58,48 @@ def test_what_cannot_be_served_is_one_line(
     assert words in done.output
     assert "Traceback" not in done.output
     assert not started
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_card_leans_on_the_lane_of_its_own_seed_alone(
+    own: bool, ttm: Artifact, about: About, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nocturnal_kedro.registry.models import Registry
+
+    save_artifact(ttm, tmp_path / "ttm")
+    outcomes = "e.outcomes" if own else "outcomes"
+    told: dict[str, Any] = {
+        "id": "e/1",
+        "seed": "4",
+        "datasets": {"e.ttm.lows": "V1", "e.ttm-4.lows": "V2", outcomes: "V3"},
+        "stages": {"data_processing": "another", "training": "when"},
+    }
+
+    def save(frame: pd.DataFrame, file: str, version: str) -> None:
+        folder = tmp_path / file / version
+        folder.mkdir(parents=True)
+        frame.to_parquet(folder / folder.parent.name)
+
+    save(about.lows.assign(low_probability=0.25), "07_model_output/e/ttm_lows.parquet", "V1")
+    save(about.outcomes, f"05_model_input/{'e/' if own else ''}outcomes.parquet", "V3")
+    # By the alias it is another model: it was moved after it was traced.
+    folders = {"e/1": tmp_path / "ttm", "e@champion": tmp_path / "another"}
+    monkeypatch.setattr(Registry, "trace", lambda *_: told)
+    monkeypatch.setattr(Registry, "folder_of", lambda _, model_id: folders[model_id])
+
+    def found() -> About:
+        return find_model("e@champion", None, None, tmp_path)[1]
+
+    assert found().lows.empty  # no lane is known
+    told["lane"] = "ttm-4"
+    assert found().lows.empty  # its file is gone; that of the first seed is there
+    save(about.lows.assign(low_probability=0.5), "07_model_output/e/ttm-4_lows.parquet", "V2")
+    assert set(found().lows["low_probability"]) == {0.5}
+    assert len(found().outcomes) == len(about.outcomes)
+    told["lane"] = "ttm"
+    assert set(found().lows["low_probability"]) == {0.25}
+    del told["datasets"][outcomes]
+    assert found().lows.empty
 
 
 @pytest.mark.slow

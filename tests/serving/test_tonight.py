@@ -168,5 +168,7 @@ def test_an_artifact_that_cannot_be_served_says_why(ttm: Artifact, about: About)
         make_ready(replace(ttm, spread=Spread.none(96)), about)
     with pytest.raises(InputError, match="by a model of other data"):
         make_ready(replace(ttm, record=ttm.record | {"data": "other"}), about)
+    with pytest.raises(InputError, match="'lstm' would lean on were told by 'ttm'"):
+        make_ready(replace(ttm, name="lstm"), about)
     with pytest.raises(InputError, match="asked of a service elsewhere"):
-        make_ready(replace(ttm, name="timegpt"), about)
+        make_ready(replace(ttm, name="timegpt"), replace(about, lows=about.lows[:0]))

@@ -32,6 +32,7 @@ MOST_BYTES_OF_TEXT = 2**20
 MOST_BYTES_OF_LOG = 2**24
 MOST_VALUES, DEEPEST = 20_000, 20  # of one file of text, aliases spelt out
 MOST_VALUES_OF_LOG = 2_000_000
+LONGEST_NUMBER = 100  # characters: one of 1:59:59... takes a time that grows with its square
 MOST_SHOWN = 200  # characters of what a stranger wrote
 
 NAME = re.compile(r"[\w.+=-]+", re.ASCII)
@@ -220,9 +221,42 @@ def _of_yaml(name: str, content: bytes) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        return yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
+        try:
+            tree = loader.get_single_node()
+            if tree is None:
+                return None
+            _require_short(name, tree)
+            return loader.construct_document(tree)
+        finally:
+            loader.dispose()
+    except InputError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{name} is not plain YAML: {shown(error)}") from error
+
+
+def _require_short(name: str, tree: Any) -> None:
+    """Raise where a little YAML would take long to be built: before anything of it is."""
+    left, seen = [tree], set()
+    while left:
+        node = left.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if node.tag == "tag:yaml.org,2002:merge":  # twice as many keys by each of a chain
+            raise InputError(
+                f"{name} merges settings into others (<<), which may repeat themselves without "
+                f"end; write them out"
+            )
+        if isinstance(node.value, str):
+            number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            if number and len(node.value) > LONGEST_NUMBER:
+                raise InputError(f"{name} holds a number of {len(node.value)} characters")
+        else:  # a list has nodes, a mapping pairs of them
+            left += [
+                n for part in node.value for n in (part if isinstance(part, tuple) else [part])
+            ]
 
 
 def _plain_dict(name: str, value: Any) -> dict[str, Any]:

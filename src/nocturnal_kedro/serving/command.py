@@ -82,12 +82,13 @@ def find_model(
     from nocturnal_kedro.registry.store import default_uri
 
     registry = Registry(uri or default_uri(data_root))
-    told, folder = registry.trace(model_id), registry.folder_of(model_id)
+    told = registry.trace(model_id)
+    folder = registry.folder_of(told["id"])  # asked by its alias it might be another one by now
     artifact = load_artifact(folder)
     experiment = told["id"].rpartition("/")[0]
     trained = (told.get("stages") or {}).get("training")
     about = read_about(folder, told["id"], experiment, trained)
-    files = _of_validation(told, experiment, artifact.name, data_root)
+    files = _of_validation(told, experiment, data_root)
     return artifact, with_validation(about, *files)
 
 
@@ -105,13 +106,14 @@ def with_validation(about: About, lows: Path | None, outcomes: Path | None) -> A
 
 
 def _of_validation(
-    told: dict[str, Any], experiment: str, model: str, data_root: Path
+    told: dict[str, Any], experiment: str, data_root: Path
 ) -> tuple[Path | None, Path | None]:
-    """Lows and outcomes of the run that a model comes from, where they still lie in its place."""
-    versions, stages = told.get("datasets") or {}, told.get("stages") or {}
-    lane = f"{model}-{told['seed']}"  # but for the first seed, whose lane is the model's name
-    lane = lane if f"{experiment}.{lane}.lows" in versions else model
-    # Without a task of its own an experiment has everybody's, of the stage that made it.
+    """Lows and outcomes of the run that a model comes from, where they still lie in its place.
+
+    They are of its own lane: what another seed has said shows nothing of how true this one is.
+    """
+    versions, lane = told.get("datasets") or {}, told.get("lane")
+    # Without a task of its own an experiment has everybody's.
     own = versions.get(f"{experiment}.outcomes")
     folder = data_root / "05_model_input" / (experiment if own else "")
     files = (
@@ -119,7 +121,7 @@ def _of_validation(
             data_root / f"07_model_output/{experiment}/{lane}_lows.parquet",
             versions.get(f"{experiment}.{lane}.lows"),
         ),
-        _versioned(folder / "outcomes.parquet", own or stages.get("data_processing")),
+        _versioned(folder / "outcomes.parquet", own or versions.get("outcomes")),
     )
     return files if all(file and file.is_file() for file in files) else (None, None)
 

@@ -27,7 +27,14 @@ from nocturnal_kedro.series.covariates import CLOCK
 from nocturnal_kedro.series.grid import GridOptions, grid_people, order_readings
 from nocturnal_kedro.series.origins import Task, anchor_rows, origin_rows, reject_origins
 from nocturnal_kedro.series.physiology import Physiology
-from nocturnal_kedro.series.schema import QUANTILE_LEVELS, SLOT, STEP_MINUTES, Readings, make_tally
+from nocturnal_kedro.series.schema import (
+    QUANTILE_LEVELS,
+    SLOT,
+    STEP_MINUTES,
+    STEPS_PER_DAY,
+    Readings,
+    make_tally,
+)
 from nocturnal_kedro.serving.readings import SUBJECT, Recent, to_readings
 
 if TYPE_CHECKING:  # torch costs seconds
@@ -223,7 +230,14 @@ def _require_spread(artifact: Artifact) -> None:
 
 
 def _require_same_data(artifact: Artifact, about: About) -> None:
-    """Raise `InputError` where validation nights were told by a model of other data."""
+    """Raise `InputError` where validation nights were told by another model, or of other data."""
+    told_by = set(about.lows["model"]) if len(about.lows) else {artifact.name}
+    if told_by != {artifact.name}:
+        raise InputError(
+            f"the lows that cards of '{artifact.name}' would lean on were told by "
+            f"{', '.join(map(repr, sorted(told_by)))}. Give those of its own run, "
+            f"EXPERIMENT/{artifact.name}_lows.parquet."
+        )
     if len(about.lows) and set(about.lows["data"]) != {artifact.record.get("data")}:
         raise InputError(
             f"the lows that cards of '{artifact.name}' would lean on were told by a model of other "
@@ -251,9 +265,10 @@ def _require_covered(data: Data, row: int) -> None:
     rejected = reject_origins(data.corpus, data.splits, asked)["reason"].iloc[row]
     if rejected == "":
         return
-    covered = int(data.corpus.covered_T[max(row - 287, 0) : row + 1].sum())
+    covered = int(data.corpus.covered_T[max(row + 1 - STEPS_PER_DAY, 0) : row + 1].sum())
+    share = 100 * covered / STEPS_PER_DAY
     raise InputError(
-        f"readings: {100 * covered / 288:.0f} % of the 24 hours before the origin have a glucose "
+        f"readings: {share:.0f} % of the 24 hours before the origin have a glucose "
         f"reading, and {100 * data.task.coverage:g} % of them, and the first of these hours, are "
         f"needed. Give the readings of {data.task.context_steps * STEP_MINUTES / 60:.0f} hours and "
         f"more, or choose an origin with fewer gaps before it."
