@@ -30,9 +30,6 @@ def cli() -> None:
     """Commands of nocturnal_kedro."""
 
 
-cli.add_command(serve)
-
-
 @cli.group()
 def models() -> None:
     """Find, compare and trace the models of finished runs."""
@@ -74,7 +71,7 @@ def find_models(
 ) -> None:
     """The models that meet all criteria, those best on validation first; without any, all."""
     named = {name: value for name, value in criteria.items() if value is not None}
-    found = _registry(data_root, tracking).find_models(max_rmse, max_crps, **named)
+    found = _there(data_root, tracking).find_models(max_rmse, max_crps, **named)
     if csv:
         found.to_csv(csv, index=False)
         click.echo(f"{len(found)} models: {csv}")
@@ -91,7 +88,7 @@ for _name in CRITERIA:
 @of_place
 def trace_model(data_root: Path, tracking: Tracking, model_id: str) -> None:
     """Where a model comes from, as JSON: run, commit, data, and raw files by their hashes."""
-    click.echo(json.dumps(_registry(data_root, tracking).trace(model_id), indent=2))
+    click.echo(json.dumps(_there(data_root, tracking).trace(model_id), indent=2))
 
 
 @models.command("compare")
@@ -100,7 +97,7 @@ def trace_model(data_root: Path, tracking: Tracking, model_id: str) -> None:
 @of_place
 def compare_models(data_root: Path, tracking: Tracking, first: str, second: str) -> None:
     """How the errors of two models differ on the same nights, paired by people."""
-    table = _registry(data_root, tracking).compare(first, second)
+    table = _there(data_root, tracking).compare(first, second)
     click.echo(table.to_string(index=False, float_format="{:.3f}".format))
 
 
@@ -109,7 +106,15 @@ def compare_models(data_root: Path, tracking: Tracking, first: str, second: str)
 @of_place
 def make_champion(data_root: Path, tracking: Tracking, model_id: str) -> None:
     """Make a model the champion of its experiment, if it beats the one there is on validation."""
-    click.echo(_registry(data_root, tracking).make_champion(model_id))
+    click.echo(_there(data_root, tracking).make_champion(model_id))
+
+
+@models.command("retire")
+@click.argument("name")
+@of_place
+def retire_champion(data_root: Path, tracking: Tracking, name: str) -> None:
+    """Leave an experiment without a champion, e.g. where new models are of other data."""
+    click.echo(_there(data_root, tracking).retire_champion(name))
 
 
 @models.command("delete")
@@ -117,7 +122,7 @@ def make_champion(data_root: Path, tracking: Tracking, model_id: str) -> None:
 @of_place
 def delete_model(data_root: Path, tracking: Tracking, model_id: str) -> None:
     """Take a model out of the registry; refused where a report still cites it."""
-    click.echo(_registry(data_root, tracking).delete(model_id, data_root))
+    click.echo(_there(data_root, tracking).delete(model_id, data_root))
 
 
 @models.command("package")
@@ -128,7 +133,7 @@ def package_model(data_root: Path, tracking: Tracking, model_id: str, folder: Pa
     """Write a model as an MLflow python_function, which forecasts where the project is not."""
     from nocturnal_kedro.serving.packaged import write_pyfunc
 
-    write_pyfunc(_registry(data_root, tracking).folder_of(model_id), folder)
+    write_pyfunc(_there(data_root, tracking).folder_of(model_id), folder)
     click.echo(f"{folder}: mlflow.pyfunc.load_model('{folder}').predict(frame)")
 
 
@@ -173,14 +178,18 @@ def trace_row(data_root: Path, tracking: Tracking, leaderboard: Path, model: str
 
 @runs.command("clean")
 @click.option("--keep", default=3, show_default=True, help="newest runs, and versions, that stay")
+@click.option("--days", default=7.0, show_default=True, help="what is younger stays")
 @click.option("--delete", is_flag=True, help="do it; without, it is listed")
 @of_place
-def clean_runs(data_root: Path, tracking: Tracking, keep: int, delete: bool) -> None:
+def clean_runs(data_root: Path, tracking: Tracking, keep: int, days: float, delete: bool) -> None:
     """What of earlier runs may go, and what that frees; nothing that the registry cites."""
     from nocturnal_kedro.registry.retention import clean, plan_cleanup
+    from nocturnal_kedro.registry.tracking import waiting
 
-    registered = _registry(data_root, tracking).find_models()["key"]
-    plan = plan_cleanup(data_root, keep, registered)
+    registry = _registry(data_root, tracking)
+    registered = () if _is_absent(registry.uri) else registry.find_models()["key"]
+    unsent = waiting(data_root, registry.uri) if tracking.send else []
+    plan = plan_cleanup(data_root, keep, registered, unsent, days)
     for what, rows in plan.groupby("what"):
         click.echo(f"{what}: {len(rows)}, {rows['bytes'].sum() / 2**20:.1f} MiB")
         for path in rows["path"]:
@@ -190,6 +199,17 @@ def clean_runs(data_root: Path, tracking: Tracking, keep: int, delete: bool) -> 
         click.echo(f"{clean(plan) / 2**20:.1f} MiB are free.")
     else:
         click.echo(f"{total:.1f} MiB would be freed. To do it: the same command with --delete.")
+
+
+@cli.command("serve", help=serve.help)
+@of_place
+def serve_model(data_root: Path, tracking: Tracking, **given: Any) -> None:
+    """`serving.command.serve`, of this project's place."""
+    uri = _registry(data_root, tracking).uri
+    click.get_current_context().invoke(serve, data_root=data_root, uri=uri, **given)
+
+
+serve_model.params += [one for one in serve.params if one.name not in ("data_root", "uri")]
 
 
 def _place(data_root: Path | None, uri: str | None, env: str | None) -> tuple[Path, Tracking]:
@@ -207,11 +227,30 @@ def _place(data_root: Path | None, uri: str | None, env: str | None) -> tuple[Pa
     return (data_root or Path(shared["data_root"])).resolve(), chosen
 
 
+def _there(data_root: Path, tracking: Tracking) -> Registry:
+    """The registry, which is not made where there is none."""
+    registry = _registry(data_root, tracking)
+    if _is_absent(registry.uri):
+        raise InputError(
+            f"there is no store at {registry.uri}. Run an experiment with this --data-root first, "
+            f"or send its runs: kedro runs send."
+        )
+    return registry
+
+
 def _registry(data_root: Path, tracking: Tracking) -> Registry:
     from nocturnal_kedro.registry.models import Registry
     from nocturnal_kedro.registry.store import default_uri
 
     return Registry(tracking.uri or default_uri(data_root))
+
+
+def _is_absent(uri: str) -> bool:
+    """Whether a store is a file that nobody has made."""
+    from nocturnal_kedro.registry.store import database_of
+
+    file = database_of(uri)
+    return file is not None and not file.exists()
 
 
 def _told(found: pd.DataFrame) -> str:

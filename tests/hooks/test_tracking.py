@@ -1,6 +1,7 @@
 """A run ends with its folder and its entry in the store, and commands find it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,13 +9,15 @@ import pytest
 from click.testing import CliRunner
 from kedro.framework.context import KedroContext
 from kedro.runner import ParallelRunner, ThreadRunner
+from omegaconf import OmegaConf
 
 from nocturnal_kedro.cli import cli
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.registry.models import Registry
-from nocturnal_kedro.registry.run_folder import RUNS, run_folders
+from nocturnal_kedro.registry.run_folder import RUNS, read_metadata, run_folders
 from nocturnal_kedro.registry.store import default_uri
 from nocturnal_kedro.registry.tracking import Tracking, send_all
-from tests.conftest import PROJECT, Run
+from tests.conftest import PROJECT, SMALL, Run
 
 
 @pytest.mark.slow
@@ -37,6 +40,39 @@ def test_every_runner_leaves_the_same(
     assert sorted(found["model"]) == sorted(
         finished[1].catalog.load("nocturnal_point.leaderboard")["model"].unique()
     )
+
+
+@pytest.mark.slow
+def test_scores_stay_those_of_the_model_that_made_them(run: Run, finished_copy: Path) -> None:
+    """A model that was trained since is not told of as theirs."""
+    run(finished_copy, tags=["training"], training=SMALL["training"] | {"epochs": 1})
+    run(finished_copy, tags=["reporting"])
+    first, second = map(read_metadata, run_folders(finished_copy / RUNS))
+    for lane, model in first["models"].items():
+        assert second["models"][lane]["keys"] == model["keys"], lane
+    assert second["models"]["ttm"]["artifact"] == first["models"]["ttm"]["artifact"]
+    # Nor is the stage that trained it, and parameters are those of what is told.
+    assert "training" not in second["stages"]
+    assert second["made_from"] == first["made_from"]
+    told = OmegaConf.load(run_folders(finished_copy / RUNS)[1] / "experiment_config.yaml")
+    assert told.parameters.sources == ["simulated"]
+    for model in finished_copy.glob("06_models/*/ttm/*"):
+        if model.name == first["run_id"]:
+            shutil.rmtree(model)
+    shutil.rmtree(finished_copy / "06_models/trained")
+    with pytest.raises(InputError, match="are of a model that is not there any more"):
+        run(finished_copy, tags=["reporting"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_loses_no_result(run: Run, finished_copy: Path) -> None:
+    """A file where the folder of runs would be does what a full disk does."""
+    shutil.rmtree(finished_copy / RUNS)
+    (finished_copy / RUNS).touch()
+    with pytest.raises(InputError, match=r"its results are saved.*--tags=reporting"):
+        run(finished_copy, tags=["reporting"])
+    boards = list(finished_copy.glob("08_reporting/nocturnal_point/leaderboard.csv/*/*.csv"))
+    assert len(boards) == 2
 
 
 @pytest.fixture
@@ -78,7 +114,7 @@ def test_a_model_is_found_compared_and_traced_on_the_command_line(
 def test_mistakes_are_one_line(kedro: object) -> None:
     for told, words in {
         "'x' is not a valid float": ("models", "find", "--max-rmse=x"),
-        "It is NAME/VERSION": ("models", "trace", "ttm"),
+        "there is no store at sqlite": ("models", "trace", "ttm"),
         "neither a run folder nor a table": ("runs", "trace", str(PROJECT), "ttm"),
         "at least the newest run": ("runs", "clean", "--keep=0"),
     }.items():

@@ -74,7 +74,7 @@ def invent(tmp_path: Path) -> Invent:
             if not (tmp_path / place).exists():
                 save_artifact(artifact, tmp_path / place)
             models[name] = Model(
-                name, "model", 7, place, artifact.options, artifact.record, len(artifact.people)
+                name, "model", 7, place, artifact.options, artifact.record, 2, (key,)
             )
         record = {
             "run_id": version, "started": f"2026-03-{day:02d}T09:00:00+01:00", "seconds": 2.5,
@@ -94,7 +94,8 @@ def invent(tmp_path: Path) -> Invent:
             selected=tuple(errors),
             parameters={"comparison": {"resamples": 400}, "training": {"epochs": 2}, "seeds": []},
             stages={"reporting": record},
-            datasets={f"{experiment}.{name}.model": version for name in errors},
+            datasets={f"{experiment}.{name}.model": version for name in errors}
+            | {f"{experiment}.leaderboard": version},
             made_from={"part": {"source": "invented", "files": {"invented/p.csv": "a" * 64}}},
             data=data,
             summary=pd.DataFrame(summary),

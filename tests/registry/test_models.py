@@ -187,5 +187,25 @@ def test_a_store_that_is_a_file_with_other_bytes_is_one_error(tmp_path: Path) ->
     (tmp_path / "mlflow.db").write_text("this is no database, however long it may be" * 100)
     with pytest.raises(InputError, match=r"the tracking store sqlite:.*mlflow\.db"):
         Registry(default_uri(tmp_path)).find_models()
-    (tmp_path / "runs").mkdir()
     assert "has every run" in send_all(tmp_path, Tracking())
+
+
+def test_new_data_come_first_and_a_champion_of_old_ones_can_be_retired(
+    invent: Invent, send: Callable[[], str], registry: Registry, tmp_path: Path
+) -> None:
+    invent({"ttm": GOOD}, day=1)
+    send()
+    invent({"ttm": BAD, "chronos2": GOOD}, day=2, data="0" * 64)
+    send()
+    assert registry.find_models()["id"].tolist() == [
+        "nocturnal_point/3", "nocturnal_point/2", "nocturnal_point/1"
+    ]  # fmt: skip
+    registry.make_champion("nocturnal_point/1")
+    with pytest.raises(InputError, match="scored on no night in common"):
+        registry.make_champion("nocturnal_point/3")
+    assert "has none now" in registry.retire_champion("nocturnal_point")
+    assert "none to beat" in registry.make_champion("nocturnal_point/3")
+    save_artifact(invent_artifact("ttm", "alone"), tmp_path / "alone")
+    alone = registry.register_model(tmp_path / "alone", "legacy")
+    with pytest.raises(InputError, match="no run has scored it"):
+        registry.make_champion(alone)

@@ -110,6 +110,15 @@ def test_a_row_of_the_leaderboard_is_traced_to_raw_files(
         trace(Path(__file__), "ttm", finished[0])
 
 
+def test_a_table_is_that_of_its_own_experiment(invent: Invent, tmp_path: Path) -> None:
+    """Two experiments of one run have one version."""
+    folders = [invent({"ttm": [20.0]}, experiment=name) for name in ("nocturnal_point", "prandial")]
+    for folder, experiment in zip(folders, ("nocturnal_point", "prandial"), strict=True):
+        version = "2026-03-01T08.00.00.000Z"
+        table = tmp_path / f"08_reporting/{experiment}/leaderboard.csv/{version}/leaderboard.csv"
+        assert trace(table, "ttm", tmp_path)["folder"] == str(folder)
+
+
 def test_raw_files_are_told_by_their_hashes(invent: Invent, tmp_path: Path) -> None:
     folder = invent({"ttm": [20.0, 21]})
     assert trace(folder, "ttm", tmp_path)["raw_files"] == {"invented/p.csv": "a" * 64}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kedro.framework.context import KedroContext
+from pydantic import ValidationError
 
+from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.registry import tracking
 from nocturnal_kedro.registry.models import Registry
 from nocturnal_kedro.registry.run_folder import RUNS, run_folders
 from nocturnal_kedro.registry.store import default_uri, open_store
 from nocturnal_kedro.registry.tracking import PARENT, Tracking, send_all
-from nocturnal_kedro.training.artifact import load_artifact
+from nocturnal_kedro.training.artifact import load_artifact, save_artifact
 from tests.conftest import PROJECT, Run
-from tests.registry.conftest import Invent
+from tests.registry.conftest import Invent, invent_artifact
 
 ERRORS = [20.0, 22, 24]
 
@@ -76,7 +79,7 @@ def test_what_is_sent_twice_is_there_once(
     folder = invent({"ttm": ERRORS, "chronos2": ERRORS})
     send()
     assert "has every run" in send()
-    (folder / "tracked.json").unlink()  # as if it was never told
+    (folder.parent / ".sent" / f"{folder.name}.json").unlink()  # as if it was never told
     send()
     parents, children = runs_of(tmp_path)
     assert (len(parents), len(children)) == (1, 2)
@@ -128,7 +131,54 @@ def test_a_server_that_is_down_loses_nothing(
     assert run_folders(tmp_path / RUNS) == [first, second]
     send()
     assert len(runs_of(tmp_path)[0]) == 2
-    assert set(json.loads((first / "tracked.json").read_text())) == {registry.uri}
+    told = first.parent / ".sent" / f"{first.name}.json"
+    assert set(json.loads(told.read_text())) == {registry.uri}
+
+
+def test_two_runs_of_one_name_are_two(
+    invent: Invent, send: Callable[[], str], registry: Registry, tmp_path: Path
+) -> None:
+    """As of jobs with a data_root each that begin in the same second, and share a store."""
+    first = invent({"ttm": ERRORS})
+    send()
+    first.rename(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "06_models")
+    (tmp_path / "runs/.sent" / f"{first.name}.json").unlink()
+    second = invent({"ttm": ERRORS}, data="e" * 64)
+    assert second.name == first.name
+    send()
+    assert len(runs_of(tmp_path)[0]) == 2
+    assert sorted(registry.find_models()["data"]) == ["d" * 64, "e" * 64]
+
+
+def test_a_model_is_not_registered_by_a_run_that_keeps_another(
+    invent: Invent, send: Callable[[], str], registry: Registry, tmp_path: Path
+) -> None:
+    invent({"ttm": ERRORS})
+    send()
+    run_id = registry.find_models()["run"][0]
+    save_artifact(invent_artifact("ttm", "other", weight=9), tmp_path / "other")
+    with pytest.raises(InputError, match="keeps another model"):
+        registry.register_model(tmp_path / "other", "nocturnal_point", run_id=run_id)
+
+
+def test_a_damaged_folder_does_not_hold_up_the_others(
+    invent: Invent, send: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, _ = invent({"ttm": ERRORS}, day=1), invent({"ttm": ERRORS}, day=2)
+    (bad / "metadata.json").write_text("{")
+    assert "1 run folders cannot be sent" in send()
+    assert bad.name in caplog.text
+    assert len(runs_of(tmp_path)[0]) == 1
+
+
+def test_a_password_in_the_address_is_refused() -> None:
+    with pytest.raises(ValidationError, match="uri holds a password"):
+        Tracking(uri="http://me:secret@host:5000")
+
+
+def test_there_is_nothing_to_send_where_nothing_was_run(tmp_path: Path) -> None:
+    assert "has every run" in send_all(tmp_path, Tracking())
 
 
 def test_each_seed_has_its_own_errors(run: Run, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,14 @@ from nocturnal_kedro.metrics.significance import (
     wilcoxon_p,
     win_rate,
 )
-from nocturnal_kedro.registry.run_folder import DETAILS, METADATA, RUNS, raw_files, run_folders
+from nocturnal_kedro.registry.run_folder import (
+    DETAILS,
+    METADATA,
+    RUNS,
+    raw_files,
+    read_metadata,
+    run_folders,
+)
 from nocturnal_kedro.registry.store import Store, local_path, locked, open_store, told_of
 from nocturnal_kedro.registry.tracking import FOLDER, MODEL, PARENT
 from nocturnal_kedro.series.schema import TEST_SPLITS
@@ -73,10 +81,11 @@ class Registry:
         Without `run_id`, the run that its weights are kept with, it gets a run of its own. Raises
         `InputError` where the artifact is damaged.
         """
+        artifact = artifact.resolve()
         require_whole(artifact)
         content = sha256(artifact / SUMS)
-        # A server has no lock of ours: who shares it shares the artifact, too.
-        beside = locked(artifact.with_name(f".{artifact.name}.registering"))
+        # A server has no lock of ours: who registers the same waits here.
+        beside = locked(Path(tempfile.gettempdir()) / f"nocturnal-{content[:20]}.lock")
         with beside, self.store.alone(), told_of(self.uri):
             client = self.store.client
             self._make(name)
@@ -89,9 +98,15 @@ class Registry:
             told = _tags_of(described) | {CONTENT: content} | (tags or {})
             if run_id is None:
                 run_id = self._run_of_its_own(name, artifact, told)
-            uri = client.get_run(run_id).info.artifact_uri
+            run = client.get_run(run_id)
+            kept = sha256(self._file(run, f"{MODEL}/{SUMS}"))
+            if kept != content:
+                raise InputError(
+                    f"the run {run_id} of {self.uri} keeps another model than '{artifact}': that "
+                    f"one was not registered."
+                )
             version = client.create_model_version(
-                name, source=f"{uri}/{MODEL}", run_id=run_id, tags=told
+                name, source=f"{run.info.artifact_uri}/{MODEL}", run_id=run_id, tags=told
             )
         return _id(version)
 
@@ -139,12 +154,13 @@ class Registry:
 
     def names(self) -> list[str]:
         """Everything that is registered."""
-        return [str(model.name) for model in self.store.client.search_registered_models()]
+        return [str(model.name) for model in self._registered()]
 
     def find_models(
         self, max_rmse: float | None = None, max_crps: float | None = None, **criteria: str
     ) -> pd.DataFrame:
-        """The versions that meet all criteria, those best on validation first.
+        """The versions that meet all criteria: of each experiment and data, the newest data first,
+        those best on validation first.
 
         `criteria`: model, kind, strategy, source (one of those it was evaluated on), experiment,
         data (the first digits of the fingerprint), seed. `max_rmse` and `max_crps` are of
@@ -160,8 +176,11 @@ class Registry:
         for column, most in (("rmse_mg_dl", max_rmse), ("crps_mg_dl", max_crps)):
             if most is not None:
                 rows = rows[rows[f"{JUDGED_BY}_{column}"] <= most]
-        by = ["experiment", "data", f"{JUDGED_BY}_rmse_mg_dl"]
-        return rows.sort_values(by, ignore_index=True)
+        # Errors on different data are not compared: the newest data come first.
+        newest = rows.groupby(["experiment", "data"])["registered"].transform("max")
+        by = ["experiment", "newest", f"{JUDGED_BY}_rmse_mg_dl"]
+        rows = rows.assign(newest=newest).sort_values(by, ascending=[True, False, True])
+        return rows.drop(columns="newest").reset_index(drop=True)
 
     def compare(
         self, first: str, second: str, comparison: Comparison | None = None
@@ -203,6 +222,7 @@ class Registry:
         version = self.find(model_id)
         own, name = _id(version), str(version.name)
         client = self.store.client
+        self._people_of(model_id)  # whom nobody has scored is no champion
         with self.store.alone(), told_of(self.uri):
             now = client.get_registered_model(name).aliases.get(CHAMPION)
             if now is None:
@@ -234,6 +254,13 @@ class Registry:
             client.set_registered_model_alias(name, CHAMPION, version.version)
         return f"{own} is the champion of {name}: {told}."
 
+    def retire_champion(self, name: str) -> str:
+        """Leave a name without a champion, as where its data are no longer those of new models."""
+        champion = _id(self.find(f"{name}@{CHAMPION}"))
+        with self.store.alone(), told_of(self.uri):
+            self.store.client.delete_registered_model_alias(name, CHAMPION)
+        return f"{champion} is no longer the champion of {name}, which has none now."
+
     def delete(self, model_id: str, data_root: Path) -> str:
         """Take a version out of the registry; its run keeps its weights and numbers.
 
@@ -259,12 +286,11 @@ class Registry:
     def cited_by(self, model_id: str, data_root: Path) -> list[Path]:
         """The run folders whose report shows this model."""
         key = self.find(model_id).tags.get("nocturnal.key")
-        citing = []
-        for folder in run_folders(data_root / RUNS):
-            models = json.loads((folder / METADATA).read_text())["models"].values()
-            if any(model["record"]["key"] == key for model in models):
-                citing.append(folder)
-        return citing
+        return [
+            folder
+            for folder in run_folders(data_root / RUNS)
+            if any(key in model["keys"] for model in read_metadata(folder)["models"].values())
+        ]
 
     def trace(self, model_id: str) -> dict[str, Any]:
         """Where a model comes from: its run, commit, data, and every raw file by its hash."""
@@ -273,10 +299,13 @@ class Registry:
         told: dict[str, Any] = {"id": _id(version), "artifact": str(version.source)}
         told |= {name.removeprefix("nocturnal."): value for name, value in version.tags.items()}
         if parent is None:
-            return told | {"run": None, "raw_files": None}
+            return told | {"run": None, "lane": None, "raw_files": None}
+        with told_of(self.uri):
+            lane = self.store.client.get_run(str(version.run_id)).info.run_name
         metadata = json.loads(self._file(parent, METADATA).read_text())
         return told | {
             "run": metadata["run_id"],
+            "lane": lane,
             "folder": parent.data.tags[FOLDER],
             "command": metadata["command"],
             "commit": metadata["git"]["commit"],
@@ -295,6 +324,9 @@ class Registry:
             if run.info.run_name == lane:
                 return str(run.info.run_id)
         raise InputError(f"the run {parent} of {self.uri} has no model '{lane}'.")
+
+    def _registered(self) -> Any:
+        return self.store.client.search_registered_models(max_results=1000)
 
     def _make(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -318,7 +350,7 @@ class Registry:
         client = self.store.client
         rows = []
         with told_of(self.uri):
-            for registered in client.search_registered_models():
+            for registered in self._registered():
                 champion = str(registered.aliases.get(CHAMPION))
                 for version in client.search_model_versions(f"name = '{registered.name}'"):
                     run = client.get_run(str(version.run_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,26 +26,42 @@ ABANDONED_S = 24 * 3600
 COLUMNS = ("path", "what", "bytes")
 
 
-def plan_cleanup(data_root: Path, keep: int, registered: Iterable[str]) -> pd.DataFrame:
+def plan_cleanup(
+    data_root: Path,
+    keep: int,
+    registered: Iterable[str],
+    waiting: Iterable[Path] = (),
+    days: float = 7,
+) -> pd.DataFrame:
     """What would go: one row for each folder, with the bytes that this one frees.
 
-    Of each experiment the `keep` newest runs stay, and the one whose best model validation prefers;
-    of each dataset the `keep` newest versions and those of the runs that stay; and every training
-    that one of these runs or the registry cites (`registered` are keys of artifacts). The store
-    itself is never touched. Columns: path, what, bytes. Raises `InputError` where no run would
-    stay.
+    Of each experiment the `keep` newest runs stay, and the one whose best model validation prefers,
+    and those of `waiting`, which the store does not have; of each dataset the `keep` newest
+    versions and those of the runs that stay; every training that one of these runs, a sweep that
+    stays or the registry cites (`registered` are keys of artifacts); what adapters stand on; and
+    whatever is younger than `days`, as of a run that goes on. The store itself is never touched.
+    Columns: path, what, bytes. Raises `InputError` where no run would stay.
     """
     if keep < 1:
         raise InputError(f"keep is {keep}: at least the newest run of each experiment stays.")
     runs = {folder: read_metadata(folder) for folder in run_folders(data_root / RUNS)}
-    kept = _kept(runs, keep)
+    kept = _kept(runs, keep) | set(waiting)
     going = [(folder, "run") for folder in runs if folder not in kept]
     versions, keys = set(), set(registered)
     for folder in kept:
         versions |= {*runs[folder]["datasets"].values(), *runs[folder]["stages"].values()}
-        keys |= {model["record"]["key"] for model in runs[folder]["models"].values()}
+        keys |= {key for model in runs[folder]["models"].values() for key in model["keys"]}
     going += [(folder, "version") for folder in _old_versions(data_root, keep, versions)]
+    keys |= _of_sweeps(data_root, {folder for folder, _ in going})
     going += [(folder, "training") for folder in _uncited(data_root, keys)]
+    bases = _bases(data_root)
+    youngest = time.time() - days * 24 * 3600
+    going = [
+        (folder, what)
+        for folder, what in going
+        if folder.stat().st_mtime <= youngest
+        and not any(folder == base or folder in base.parents for base in bases)
+    ]
     freed = _freed([folder for folder, _ in going])
     rows = [(folder, what, freed[folder]) for folder, what in going]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -101,6 +118,25 @@ def _versions(folder: Path) -> Iterator[Path]:
             yield below
         elif below.is_dir() and not below.is_symlink():
             yield from _versions(below)
+
+
+def _of_sweeps(data_root: Path, going: set[Path]) -> set[str]:
+    """Trainings of sweeps that stay, whether or not they have a report yet."""
+    keys: set[str] = set()
+    for file in data_root.glob("06_models/*/cells.json/*/cells.json"):
+        if file.parent not in going:
+            for cell in json.loads(file.read_text()):
+                keys |= {cell["key"], cell["start"]} - {None}
+    return keys
+
+
+def _bases(data_root: Path) -> set[Path]:
+    """Folders that an artifact takes a part of its weights from."""
+    found = set()
+    for file in (data_root / "06_models").rglob("artifact.json"):
+        base = json.loads(file.read_text())["base"] or {}
+        found |= {Path(value).resolve() for value in base.values() if "/" in str(value)}
+    return found
 
 
 def _uncited(data_root: Path, keys: set[str]) -> Iterator[Path]:

@@ -14,6 +14,7 @@ No reading of anybody is in it but for what the report and its figures show.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -45,6 +46,7 @@ class Model:
     options: dict[str, Any]
     record: dict[str, Any]  # see training.artifact.Artifact
     people: int  # whose readings it has learnt from
+    keys: tuple[str, ...]  # of its trainings: a variant of a sweep may have one for each person
     cost: dict[str, Any] = field(default_factory=dict)  # of its forecasts
 
 
@@ -57,8 +59,8 @@ class Run:
     models: dict[str, Model]  # by lane, or by cell
     selected: tuple[str, ...]  # the models that the run was asked for
     parameters: dict[str, Any]
-    stages: dict[str, dict[str, Any]]  # the record of the run; see hooks.record
-    datasets: dict[str, str]  # what was saved: dataset -> version
+    stages: dict[str, dict[str, Any]]  # the record of the stages that these results are of
+    datasets: dict[str, str]  # what they are in and made from: dataset -> version
     made_from: dict[str, Any]  # raw files by their hashes
     data: str  # fingerprint of corpus, splits and origins
     summary: pd.DataFrame  # the leaderboard, or the summary of a sweep
@@ -82,18 +84,25 @@ def write_run_folder(run: Run, root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     fresh = root / f".{name_of(run)}.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
-    for folder in (FIGURES, LOGS):
-        (fresh / folder).mkdir(parents=True)
-    _write_config(run, fresh / CONFIG)
-    _write_json(_metadata(run), fresh / METADATA)
-    _write_json(_rows(run.summary), fresh / SUMMARY)
-    run.people.to_csv(fresh / DETAILS, index=False)
-    _write_figures(run.figures, fresh / FIGURES)
-    (fresh / REPORT).write_text(run.report, encoding="utf-8")
-    (fresh / LOGS / "run.log").write_text(run.log, encoding="utf-8")
+    try:
+        _write(run, fresh)
+        return _take_name(fresh, root / name_of(run))
+    finally:  # of a folder that is whole nothing is left here
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(run: Run, folder: Path) -> None:
+    for below in (FIGURES, LOGS):
+        (folder / below).mkdir(parents=True)
+    _write_config(run, folder / CONFIG)
+    _write_json(_metadata(run), folder / METADATA)
+    _write_json(_rows(run.summary), folder / SUMMARY)
+    run.people.to_csv(folder / DETAILS, index=False)
+    _write_figures(run.figures, folder / FIGURES)
+    (folder / REPORT).write_text(run.report, encoding="utf-8")
+    (folder / LOGS / "run.log").write_text(run.log, encoding="utf-8")
     for name, log in run.logs.items():
-        log.to_csv(fresh / LOGS / f"{name}.csv", index=False)
-    return _take_name(fresh, root / name_of(run))
+        log.to_csv(folder / LOGS / f"{name}.csv", index=False)
 
 
 def name_of(run: Run) -> str:
@@ -145,7 +154,7 @@ def trace(told_by: Path, model: str, data_root: Path) -> dict[str, Any]:
         **{name: metadata[name] for name in ("run_id", "command", "git", "data", "stages")},
         "model": model,
         "artifact": str(data_root / own["artifact"]),
-        "key": own["record"]["key"],
+        "keys": own["keys"],
         "fitted_to": own["record"]["data"],
         "raw_files": raw_files(metadata),
     }
@@ -158,11 +167,14 @@ def raw_files(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def _run_of(table: Path, data_root: Path) -> Path:
-    """The run folder of a table at .../NAME/VERSION/NAME."""
-    version = table.resolve().parent.name
-    for folder in run_folders(data_root / RUNS):
-        if version in read_metadata(folder)["datasets"].values():
-            return folder
+    """The run folder of a table at .../EXPERIMENT/NAME/VERSION/NAME."""
+    table = table.resolve()
+    if len(table.parents) > 2:
+        version, experiment = table.parent.name, table.parents[2].name
+        for folder in reversed(run_folders(data_root / RUNS)):
+            datasets = read_metadata(folder)["datasets"]
+            if datasets.get(f"{experiment}.{table.stem}") == version:
+                return folder
     raise InputError(
         f"'{table}' is neither a run folder nor a table of a run that has one below "
         f"'{data_root / RUNS}'. Give the leaderboard of a run, .../leaderboard.csv/VERSION/"
@@ -232,6 +244,7 @@ def _take_name(fresh: Path, wanted: Path) -> Path:
             if not folder.exists():
                 fresh.rename(folder)
                 return folder
-        except OSError:  # another process was faster
-            continue
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
+                raise
     raise InputError(f"there are 999 folders called '{wanted}' already: delete some of them.")

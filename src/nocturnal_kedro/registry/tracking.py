@@ -13,10 +13,11 @@ import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.compare import Comparison
@@ -26,6 +27,7 @@ from nocturnal_kedro.registry.run_folder import (
     CONFIG,
     DETAILS,
     LOGS,
+    METADATA,
     RUNS,
     SUMMARY,
     read_metadata,
@@ -43,10 +45,11 @@ from nocturnal_kedro.registry.store import (
 
 logger = logging.getLogger(__name__)
 
-SENT = "tracked.json"  # in a run folder: store -> its run
+SENT = ".sent"  # beside the run folders: of each a file, store -> its run
 MODEL = "model"  # among a run's artifacts: that of its model
 PARENT = "mlflow.parentRunId"
-FOLDER = "nocturnal.folder"  # the tag by which a folder is found again
+FOLDER = "nocturnal.folder"
+DIGEST = "nocturnal.digest"  # the tag by which a folder is found again: of its metadata
 MEASURES = ("rmse_mg_dl", "mae_mg_dl", "crps_mg_dl")
 AT_ONCE = {"params": 100, "metrics": 900}  # what a store takes in one request
 LONGEST = 5_000  # of a parameter or tag
@@ -59,6 +62,16 @@ class Tracking(BaseModel, extra="forbid", frozen=True):
     send: bool = True
     register_models: bool = True  # those of experiments; cells of sweeps are not
 
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, given: str | None) -> str | None:
+        if given and urlsplit(given).password:
+            raise ValueError(
+                "uri holds a password, and parameters are recorded: give it by the environment, "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return given
+
 
 def send_all(data_root: Path, tracking: Tracking) -> str:
     """Send every run folder below `data_root` that the store does not have; told in a line.
@@ -69,22 +82,36 @@ def send_all(data_root: Path, tracking: Tracking) -> str:
     root = data_root / RUNS
     if not tracking.send:
         return "Tracking store: not asked (tracking.send is false)"
+    root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".sending"):  # of two, the second finds what the first has sent
-        waiting = [folder for folder in run_folders(root) if uri not in _sent(folder)]
-        if not waiting:
+        unsent = waiting(data_root, uri)
+        if not unsent:
             return f"Tracking store: {uri} has every run"
+        refused = 0
         try:
             store = open_store(uri)
-            for folder in waiting:
-                send(store, folder, data_root, tracking)
+            for folder in unsent:
+                try:
+                    send(store, folder, data_root, tracking)
+                except StoreError:
+                    raise
+                except InputError as error:  # of this folder: those after it are sent
+                    refused += 1
+                    logger.warning("%s cannot be sent: %s", folder.name, error)
         except (StoreError, NotInstalledError) as error:
-            left = sum(uri not in _sent(folder) for folder in waiting)
             logger.warning("%s", error)
             return (
-                f"Tracking store: {left} run folders wait, since it could not be reached (above). "
-                f"Nothing is lost: the next run sends them, or `kedro runs send`."
+                f"Tracking store: {len(waiting(data_root, uri))} run folders wait, since it could "
+                f"not be reached (above). Nothing is lost: the next run sends them, or `kedro runs "
+                f"send`."
             )
-    return f"Tracking store: {uri}"
+    faulty = f"; {refused} run folders cannot be sent (above)" if refused else ""
+    return f"Tracking store: {uri}{faulty}"
+
+
+def waiting(data_root: Path, uri: str) -> list[Path]:
+    """The run folders that a store was not told of, the oldest first."""
+    return [folder for folder in run_folders(data_root / RUNS) if uri not in _sent(folder)]
 
 
 def send(store: Store, folder: Path, data_root: Path, tracking: Tracking) -> str:
@@ -95,18 +122,19 @@ def send(store: Store, folder: Path, data_root: Path, tracking: Tracking) -> str
     metadata = read_metadata(folder)
     with store.alone(), told_of(store.uri):
         experiment_id = store.experiment(metadata["experiment"])
-        run_id = _already(store, experiment_id, folder.name)
+        run_id = _already(store, experiment_id, _digest(folder))
         if run_id is None:
             run_id = _send_whole(store, experiment_id, folder, metadata, data_root)
     if tracking.register_models:
         _register(store, run_id, folder, metadata, data_root)
-    sent = _sent(folder) | {store.uri: run_id}
-    (folder / SENT).write_text(json.dumps(sent, indent=2) + "\n")
+    file = _sent_file(folder)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(_sent(folder) | {store.uri: run_id}, indent=2) + "\n")
     return run_id
 
 
 def _sent(folder: Path) -> dict[str, str]:
-    file = folder / SENT
+    file = _sent_file(folder)
     try:
         return json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
@@ -115,9 +143,18 @@ def _sent(folder: Path) -> dict[str, str]:
         ) from error
 
 
-def _already(store: Store, experiment_id: str, name: str) -> str | None:
+def _sent_file(folder: Path) -> Path:
+    return folder.parent / SENT / f"{folder.name}.json"
+
+
+def _digest(folder: Path) -> str:
+    """Of two runs of one name, as of two data_roots in the same second, each has its own."""
+    return hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
+
+
+def _already(store: Store, experiment_id: str, digest: str) -> str | None:
     """The run of a folder that is wholly there; one that was begun and not ended is taken away."""
-    found = store.client.search_runs([experiment_id], f"tags.\"{FOLDER}\" = '{name}'")
+    found = store.client.search_runs([experiment_id], f"tags.\"{DIGEST}\" = '{digest}'")
     for run in found:
         if run.info.status == "FINISHED":
             return str(run.info.run_id)
@@ -134,10 +171,11 @@ def _send_whole(
 ) -> str:
     client = store.client
     began = int(datetime.fromisoformat(metadata["started"]).timestamp() * 1000)
-    tags = _tags(metadata, folder)
-    parent = client.create_run(experiment_id, began, tags | {FOLDER: folder.name}, folder.name)
-    run_id = str(parent.info.run_id)
     config = _config(folder)
+    tags = _tags(metadata, config)
+    known = {FOLDER: folder.name, DIGEST: _digest(folder)}
+    parent = client.create_run(experiment_id, began, tags | known, folder.name)
+    run_id = str(parent.info.run_id)
     _log(store, run_id, params=_flat(config["parameters"]))
     seconds = {f"seconds.{stage}": value for stage, value in metadata["seconds"].items()}
     _log(store, run_id, metrics=seconds)
@@ -180,7 +218,7 @@ def _register(
         registry.register_model(artifact, metadata["experiment"], run_id=child)
 
 
-def _tags(metadata: dict[str, Any], folder: Path) -> dict[str, str]:
+def _tags(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
     """What is the same of a run and of its models: where the numbers come from."""
     git, hardware = metadata["git"], metadata["hardware"]
     tags = {
@@ -191,7 +229,9 @@ def _tags(metadata: dict[str, Any], folder: Path) -> dict[str, str]:
         "nocturnal.run": metadata["run_id"],
         "nocturnal.command": metadata["command"],
         "nocturnal.environment": metadata["environment"],
-        "nocturnal.config": hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16],
+        "nocturnal.config": hashlib.sha256(
+            json.dumps(config["parameters"], sort_keys=True).encode()
+        ).hexdigest()[:16],
         "nocturnal.data": metadata["data"],
         "nocturnal.raw": _raw_fingerprint(metadata),
         "nocturnal.sources": " ".join(sorted({part["source"] for part in _parts(metadata)})),

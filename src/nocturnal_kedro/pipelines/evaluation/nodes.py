@@ -45,6 +45,7 @@ def forecast_nights(
     nights = forecasts.groupby(["source", "subject", "origin"]).ngroups
     return forecasts, {
         "data": artifact.record["data"],
+        "key": artifact.record["key"],  # whose forecasts these are
         "parameters": artifact.record["parameters"],
         "train_seconds": artifact.record["train_seconds"],
         "forecast_ms_per_night": 1000 * seconds / nights,
@@ -56,10 +57,10 @@ def foresee(
 ) -> pd.DataFrame:
     """What the forecasts say of tonight's lows, by joint paths as the artifact knows their steps
     to hang together."""
-    if artifact.record["data"] != cost["data"]:
+    if artifact.record["data"] != cost["data"] or artifact.record["key"] != cost.get("key"):
         raise InputError(
-            f"the forecasts of '{artifact.name}' were made by a model fitted to other data than "
-            f"the one at hand: they are of different runs. Run evaluation again, whole."
+            f"the forecasts of '{artifact.name}' were made by another model than the one at hand: "
+            f"they are of different runs. Run evaluation again, whole."
         )
     told = foresee_lows(lay_out(forecasts, origins, artifact.name), artifact.spread)
     told.insert(0, "model", artifact.name)
