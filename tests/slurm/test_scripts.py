@@ -101,7 +101,7 @@ class Job:
         self.login, self.root, self.log = login, folder / "data", folder / "job.log"
         shutil.copytree(prepared, self.root)
         self.number = login(
-            "sbatch", "--parsable", "--mem=2000", "--cpus-per-task=2", f"--output={self.log}",
+            "sbatch", "--parsable", "--mem=2400", "--cpus-per-task=2", f"--output={self.log}",
             *options, f"slurm/{script}", ONE_MODEL,
             EXPERIMENT="training",
             PARAMS=parameters(
