@@ -67,7 +67,9 @@ class Part:
         reader = Path(str(plugins.load("source", self.source).__file__))
         return {
             "source": self.source,
-            "files": {file.relative_to(self.root).as_posix(): _sha256(file) for file in self.files},
+            "files": {  # as sha256sum tells it
+                file.relative_to(self.root).as_posix(): _digest(file).hex() for file in self.files
+            },
             "options": self.options.model_dump(mode="json"),
             "stamp": self.stamp,
             "grid": grid.model_dump(mode="json"),
@@ -99,8 +101,10 @@ def digest_of(made_from: dict[str, Any]) -> str:
 
 
 def _sha256(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    """Of several files together."""
+    return hashlib.sha256(b"".join(map(_digest, files))).hexdigest()
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
