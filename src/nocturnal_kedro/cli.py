@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nocturnal_kedro.errors import InputError
+from nocturnal_kedro.errors import InputError, validated
 from nocturnal_kedro.serving.command import serve
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def _place(data_root: Path | None, uri: str | None, env: str | None) -> tuple[Pa
     with KedroSession.create(project_path=Path.cwd(), env=env) as session:
         loader = session.load_context().config_loader
         parameters, shared = loader["parameters"], loader["globals"]
-    tracking = Tracking.model_validate(parameters["tracking"])
-    chosen = tracking.model_copy(update={"uri": uri or tracking.uri})
+    given = parameters["tracking"] | ({"uri": uri} if uri else {})
+    chosen = validated(Tracking, given, "tracking")
     return (data_root or Path(shared["data_root"])).resolve(), chosen
 
 

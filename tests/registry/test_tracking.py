@@ -96,7 +96,7 @@ def test_a_sending_that_was_cut_off_is_done_anew(
     killed_after: int,
 ) -> None:
     invent({"ttm": ERRORS, "chronos2": ERRORS})
-    log, calls = tracking._log, []
+    log, calls = tracking._log_metrics, []
 
     def cut_off(*given: object, **told: object) -> None:
         calls.append(1)
@@ -104,7 +104,7 @@ def test_a_sending_that_was_cut_off_is_done_anew(
             raise KeyboardInterrupt
         log(*given, **told)
 
-    monkeypatch.setattr(tracking, "_log", cut_off)
+    monkeypatch.setattr(tracking, "_log_metrics", cut_off)
     if killed_after < 9:
         with pytest.raises(KeyboardInterrupt):
             send()

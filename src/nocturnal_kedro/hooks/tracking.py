@@ -26,7 +26,7 @@ from nocturnal_kedro.registry.tracking import Tracking, send_all
 if TYPE_CHECKING:
     from nocturnal_kedro.training.trained import Trained
 
-FIRST = "data_processing"  # the stage that takes sources and folders
+SELECTED = ("sources", "source_options", "raw_root", "data_root", "models")
 REPORT, SCORES, CELLS = ".report", ".night_scores", ".cell_scores"
 LINE = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
@@ -228,13 +228,15 @@ def _stages_of(stages: dict[str, Any], versions: set[str]) -> dict[str, Any]:
 
 
 def _parameters(given: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
-    """As each stage took them, and as given where none did."""
-    selected = ("sources", "source_options", "raw_root", "data_root", "models")
-    for stage, record in stages.items():
-        own = record["parameters"]
-        given |= {name: value for name, value in own.items() if name not in selected}
-        given |= {n: own[n] for n in selected if stage == ("reporting" if n == "models" else FIRST)}
-    return {name: stages["reporting"]["parameters"][name] for name in selected} | given
+    """As each stage took them, and as given where none did.
+
+    A stage records what was selected whether it took it or not: sources and folders are those of
+    the first stage, models those of the last.
+    """
+    recorded = [stages[stage]["parameters"] for stage in stages]
+    for own in recorded:
+        given |= {name: value for name, value in own.items() if name not in SELECTED}
+    return given | {n: recorded[0][n] for n in SELECTED} | {"models": recorded[-1]["models"]}
 
 
 def _selected(models: dict[str, Model], stages: dict[str, Any]) -> tuple[str, ...]:

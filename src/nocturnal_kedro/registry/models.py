@@ -31,8 +31,10 @@ from nocturnal_kedro.registry.run_folder import (
     DETAILS,
     METADATA,
     RUNS,
+    of_seed,
     raw_files,
     read_metadata,
+    read_people,
     run_folders,
 )
 from nocturnal_kedro.registry.store import Store, local_path, locked, open_store, told_of
@@ -382,12 +384,9 @@ class Registry:
                 f"{_id(version)} was registered by itself, and no run has scored it: it cannot be "
                 f"compared."
             )
-        text = dict.fromkeys((*PERSON, "cell", "data"), str)
-        people = pd.read_csv(self._file(parent, DETAILS), dtype=text)
+        people = read_people(self._file(parent, DETAILS))
         own = people[people["model"] == version.tags["nocturnal.model"]]
-        if own["seed"].nunique() > 1:
-            own = own[own["seed"].astype(str) == version.tags["nocturnal.seed"]]
-        return own
+        return of_seed(own, version.tags["nocturnal.seed"])
 
 
 def _row(version: ModelVersion, run: Any, champion: str) -> dict[str, Any]:

@@ -15,8 +15,13 @@ from typing import Any
 import pandas as pd
 
 from nocturnal_kedro.errors import InputError
-from nocturnal_kedro.metrics.forecasts import PERSON
-from nocturnal_kedro.registry.run_folder import DETAILS, RUNS, read_metadata, run_folders
+from nocturnal_kedro.registry.run_folder import (
+    DETAILS,
+    RUNS,
+    read_metadata,
+    read_people,
+    run_folders,
+)
 
 TRAINED = "06_models/trained"
 LAYERS = ("03_primary", "05_model_input", "06_models", "07_model_output", "08_reporting")
@@ -92,8 +97,8 @@ def _kept(runs: dict[Path, dict[str, Any]], keep: int) -> set[Path]:
 
 def _best_error(folder: Path) -> float | None:
     """RMSE on validation of the run's best model, each person counting once."""
-    people = pd.read_csv(folder / DETAILS, dtype=dict.fromkeys((*PERSON, "cell", "data"), str))
-    judged = people[people["split"] == "validation"].fillna({"cell": ""})
+    people = read_people(folder / DETAILS)
+    judged = people[people["split"] == "validation"]
     if judged.empty:
         return None
     return float(judged.groupby(["model", "cell", "seed"])["rmse_mg_dl"].mean().min())

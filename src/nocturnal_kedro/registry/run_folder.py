@@ -132,6 +132,19 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
+def read_people(file: Path) -> pd.DataFrame:
+    """The errors by person of a run: `detailed_results.csv`, cell "" outside sweeps."""
+    text = ("source", "subject", "cell", "data")
+    return pd.read_csv(file, dtype=dict.fromkeys(text, str)).fillna({"cell": ""})
+
+
+def of_seed(people: pd.DataFrame, seed: Any) -> pd.DataFrame:
+    """Those of one training seed; what was trained with a single one need not name it."""
+    return (
+        people if people["seed"].nunique() < 2 else people[people["seed"].astype(str) == str(seed)]
+    )
+
+
 def run_folders(root: Path) -> list[Path]:
     """All of them below `root`, the oldest first."""
     found = [file.parent for file in root.glob(f"*/{METADATA}") if file.parent.name[0] != "."]

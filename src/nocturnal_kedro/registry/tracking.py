@@ -21,7 +21,6 @@ from pydantic import BaseModel, field_validator
 
 from nocturnal_kedro.errors import InputError
 from nocturnal_kedro.metrics.compare import Comparison
-from nocturnal_kedro.metrics.forecasts import PERSON
 from nocturnal_kedro.metrics.significance import bootstrap_means, interval
 from nocturnal_kedro.registry.run_folder import (
     CONFIG,
@@ -30,7 +29,9 @@ from nocturnal_kedro.registry.run_folder import (
     METADATA,
     RUNS,
     SUMMARY,
+    of_seed,
     read_metadata,
+    read_people,
     run_folders,
 )
 from nocturnal_kedro.registry.store import (
@@ -51,7 +52,7 @@ PARENT = "mlflow.parentRunId"
 FOLDER = "nocturnal.folder"
 DIGEST = "nocturnal.digest"  # the tag by which a folder is found again: of its metadata
 MEASURES = ("rmse_mg_dl", "mae_mg_dl", "crps_mg_dl")
-AT_ONCE = {"params": 100, "metrics": 900}  # what a store takes in one request
+MOST_PARAMS, MOST_METRICS = 100, 900  # that a store takes in one request
 LONGEST = 5_000  # of a parameter or tag
 
 
@@ -176,9 +177,9 @@ def _send_whole(
     known = {FOLDER: folder.name, DIGEST: _digest(folder)}
     parent = client.create_run(experiment_id, began, tags | known, folder.name)
     run_id = str(parent.info.run_id)
-    _log(store, run_id, params=_flat(config["parameters"]))
+    _log_params(store, run_id, _flat(config["parameters"]))
     seconds = {f"seconds.{stage}": value for stage, value in metadata["seconds"].items()}
-    _log(store, run_id, metrics=seconds)
+    _log_metrics(store, run_id, _once(seconds))
     store.put(run_id, folder)
 
     measured = _measured(folder, metadata, config)
@@ -189,9 +190,9 @@ def _send_whole(
         own = str(child.info.run_id)
         options = {f"options.{name}": value for name, value in model["options"].items()}
         training = {f"training.{n}": v for n, v in model["record"].get("training", {}).items()}
-        _log(store, own, params=_flat(options | training))
-        _log(store, own, metrics=measured.get(lane, {}) | _costs(model))
-        _log_curves(store, own, folder / LOGS / f"{lane}.csv")
+        _log_params(store, own, _flat(options | training))
+        _log_metrics(store, own, _once(measured[lane] | _costs(model)))
+        _log_metrics(store, own, _curves(folder / LOGS / f"{lane}.csv"))
         artifact = data_root / model["artifact"]
         if not metadata["sweep"] and artifact.is_dir():
             store.put(own, artifact, MODEL)
@@ -288,7 +289,7 @@ def _measured(
     Of several seeds each lane has its own errors; the rest of a leaderboard is told where it is of
     that lane alone.
     """
-    people = pd.read_csv(folder / DETAILS, dtype=dict.fromkeys((*PERSON, "cell", "data"), str))
+    people = read_people(folder / DETAILS)
     given = config["parameters"]
     own = given.get(metadata["experiment"]) or {}
     comparison = Comparison.model_validate(own.get("comparison") or given["comparison"])
@@ -325,51 +326,47 @@ def _is_of(row: dict[str, Any], lane: str, model: dict[str, Any]) -> bool:
 
 
 def _rows_of(people: pd.DataFrame, lane: str, model: dict[str, Any]) -> pd.DataFrame:
-    """The people of a lane; what does not say its seed is of one."""
+    """The people of a lane, or of a variant."""
     own = people[people["model"] == model["name"]]
-    cell = own["cell"].fillna("")
-    if (cell != "").any():
-        own = own[lane.split(", seed ")[0] == cell + ", " + own["model"]]
-    seeds = own["seed"].unique()
-    if len(seeds) > 1:
-        own = own[own["seed"] == model["seed"]]
-    return own
+    if (own["cell"] != "").any():
+        own = own[lane.split(", seed ")[0] == own["cell"] + ", " + own["model"]]
+    return of_seed(own, model["seed"])
 
 
-def _log(
-    store: Store,
-    run_id: str,
-    params: dict[str, str] | None = None,
-    metrics: dict[str, float] | None = None,
-) -> None:
-    from mlflow.entities import Metric, Param
+def _log_params(store: Store, run_id: str, params: dict[str, str]) -> None:
+    from mlflow.entities import Param
 
-    now = int(datetime.now().timestamp() * 1000)
-    given = [Param(name, value[:LONGEST]) for name, value in (params or {}).items()]
-    for first in range(0, len(given), AT_ONCE["params"]):
-        store.client.log_batch(run_id, params=given[first : first + AT_ONCE["params"]])
-    told = [Metric(n, v, now, 0) for n, v in (metrics or {}).items() if math.isfinite(v)]
-    for first in range(0, len(told), AT_ONCE["metrics"]):
-        store.client.log_batch(run_id, metrics=told[first : first + AT_ONCE["metrics"]])
+    given = [Param(name, value[:LONGEST]) for name, value in params.items()]
+    for first in range(0, len(given), MOST_PARAMS):
+        store.client.log_batch(run_id, params=given[first : first + MOST_PARAMS])
 
 
-def _log_curves(store: Store, run_id: str, file: Path) -> None:
-    """Each number of each epoch, at its step."""
+def _log_metrics(store: Store, run_id: str, metrics: list[tuple[str, float, int]]) -> None:
+    """Names, values and steps; what is not finite is left out."""
     from mlflow.entities import Metric
 
-    if not file.exists():
-        return
-    log = pd.read_csv(file)
     now = int(datetime.now().timestamp() * 1000)
-    stages = log["stage"].nunique() > 1 if "stage" in log else False
-    told = [
-        Metric(f"{row['stage']}.{name}" if stages else name, float(value), now, int(row["epoch"]))
+    told = [Metric(name, value, now, step) for name, value, step in metrics if math.isfinite(value)]
+    for first in range(0, len(told), MOST_METRICS):
+        store.client.log_batch(run_id, metrics=told[first : first + MOST_METRICS])
+
+
+def _once(metrics: dict[str, float]) -> list[tuple[str, float, int]]:
+    return [(name, value, 0) for name, value in metrics.items()]
+
+
+def _curves(file: Path) -> list[tuple[str, float, int]]:
+    """Each number of each epoch, at its step."""
+    if not file.exists():
+        return []
+    log = pd.read_csv(file)
+    stages = "stage" in log and log["stage"].nunique() > 1
+    return [
+        (f"{row['stage']}.{name}" if stages else name, float(value), int(row["epoch"]))
         for row in log.to_dict("records")
         for name, value in row.items()
-        if isinstance(value, int | float) and math.isfinite(value) and name != "epoch"
+        if isinstance(value, int | float) and name != "epoch"
     ]
-    for first in range(0, len(told), AT_ONCE["metrics"]):
-        store.client.log_batch(run_id, metrics=told[first : first + AT_ONCE["metrics"]])
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, str]:
