@@ -167,7 +167,7 @@ def test_a_damaged_folder_does_not_hold_up_the_others(
 ) -> None:
     bad, _ = invent({"ttm": ERRORS}, day=1), invent({"ttm": ERRORS}, day=2)
     (bad / "metadata.json").write_text("{")
-    assert "1 run folders cannot be sent" in send()
+    assert "1 of the run folders cannot be sent" in send()
     assert bad.name in caplog.text
     assert len(runs_of(tmp_path)[0]) == 1
 
@@ -181,6 +181,16 @@ def test_there_is_nothing_to_send_where_nothing_was_run(tmp_path: Path) -> None:
     assert "has every run" in send_all(tmp_path, Tracking())
 
 
+def test_without_mlflow_a_run_says_how_it_is_had(
+    invent: Invent, send: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = invent({"ttm": ERRORS})
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
+    assert "nocturnal-kedro[registry]" in send()
+    assert run_folders(tmp_path / RUNS) == [folder]
+
+
+@pytest.mark.slow
 def test_each_seed_has_its_own_errors(run: Run, tmp_path: Path) -> None:
     """Of a model with two seeds the leaderboard tells means: not those of either."""
     run(tmp_path, models="ttm", seeds="3 4", tracking={"send": True})

@@ -99,15 +99,21 @@ def send_all(data_root: Path, tracking: Tracking) -> str:
                 except InputError as error:  # of this folder: those after it are sent
                     refused += 1
                     logger.warning("%s cannot be sent: %s", folder.name, error)
-        except (StoreError, NotInstalledError) as error:
+        except NotInstalledError as error:
+            return f"Tracking store: not told, {error}; then the next run sends this one, too."
+        except StoreError as error:
             logger.warning("%s", error)
+            left = len(waiting(data_root, uri))
             return (
-                f"Tracking store: {len(waiting(data_root, uri))} run folders wait, since it could "
-                f"not be reached (above). Nothing is lost: the next run sends them, or `kedro runs "
-                f"send`."
+                f"Tracking store: it could not be reached (above), and {_count(left)} for it. "
+                f"Nothing is lost: the next run sends what waits, or `kedro runs send`."
             )
-    faulty = f"; {refused} run folders cannot be sent (above)" if refused else ""
+    faulty = f"; {refused} of the run folders cannot be sent (above)" if refused else ""
     return f"Tracking store: {uri}{faulty}"
+
+
+def _count(folders: int) -> str:
+    return "1 run folder waits" if folders == 1 else f"{folders} run folders wait"
 
 
 def waiting(data_root: Path, uri: str) -> list[Path]:
